@@ -1,0 +1,1 @@
+"""A Todo-Backend: one small REST resource, kept in PostgreSQL."""

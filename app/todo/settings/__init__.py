@@ -1,0 +1,1 @@
+"""Settings: `base` is common to `test` and `release`."""

@@ -1,0 +1,331 @@
+"""The one object that talks to the engine's API: what the CLI has no cheap or exact answer for.
+
+States, exit codes, probes (exec), logs and files of containers, images, and removal by labels. All
+of it works with an engine on another machine.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import docker
+import requests
+from docker.context import ContextAPI
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from tasks.engine.readiness import Answer, State
+from tasks.errors import Failure, Misconfigured, StageFailed, Unavailable
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+TIMEOUT_SECONDS = 60
+NOT_RUNNABLE = (126, 127)  # the shell's codes for "cannot be executed" and "not found"
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the engine: its ID (the digest of its configuration), labels and user."""
+
+    id: str
+    labels: Mapping[str, str]
+    user: str
+    configuration: Mapping[str, Any]
+
+
+class Engine:
+    """The Docker engine in use, local or remote, reached when it is first needed.
+
+    `environment` is where DOCKER_HOST, DOCKER_CONTEXT and their like are read from.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = dict(environment)
+
+    # --- containers ------------------------------------------------------------------------------
+
+    def containers(self, labels: Mapping[str, str]) -> dict[str, Container]:
+        """Return the containers with these labels, running or not, by their service's name."""
+        with _translated():
+            found = self._client.containers.list(
+                all=True, ignore_removed=True, filters={"label": _filters(labels)}
+            )
+        return {c.labels.get("com.docker.compose.service", c.name or ""): c for c in found}
+
+    def state(self, service: str, container: Container) -> State:
+        """Return the present state of a container."""
+        with _translated():
+            try:
+                answer = self._client.api.inspect_container(container.id)
+            except NotFound:
+                return State(service, "removing")
+        state = answer["State"]
+        return State(
+            service, state["Status"], state["ExitCode"], state["StartedAt"], answer["RestartCount"]
+        )
+
+    def image_of(self, container: Container) -> str:
+        """Return the ID of the image that a container runs."""
+        return str(container.attrs["Image"])
+
+    def ask(self, container: Container, command: tuple[str, ...], expect: str) -> Answer:
+        """Run a probe in a container; yes if it ends with 0 and prints `expect`.
+
+        Raises Misconfigured if the container has no such command.
+        """
+        with _translated():
+            try:
+                run = self._client.api.exec_create(container.id, list(command))
+                output = self._client.api.exec_start(run["Id"]).decode(errors="replace")
+                code = self._client.api.exec_inspect(run["Id"])["ExitCode"]
+            except APIError as error:
+                if error.status_code in {404, 409}:  # gone, or not running
+                    return Answer(yes=False, text=str(error.explanation))
+                raise
+        if code in NOT_RUNNABLE:
+            raise Misconfigured(f"the probe {command[0]} cannot be run", evidence=output.splitlines())
+        if code == 0 and expect not in output:
+            return Answer(yes=False, text=f"{output.strip()} (expected: {expect})")
+        return Answer(yes=code == 0, text=output.strip() or f"exit code {code}")
+
+    def last_lines(self, container: Container, count: int) -> list[str]:
+        """Return the last `count` lines that a container wrote."""
+        with _translated():
+            text: bytes = container.logs(tail=count)
+        return text.decode(errors="replace").splitlines()
+
+    def follow(self, container: Container, *, only_new: bool = False) -> Iterator[str]:
+        """Yield the lines that a container writes, until it ends."""
+        with _translated():
+            rest = ""
+            stream = container.logs(stream=True, follow=True, tail=0 if only_new else "all")
+            for chunk in stream:
+                *lines, rest = (rest + chunk.decode(errors="replace")).split("\n")
+                yield from (line.rstrip("\r") for line in lines)
+            if rest:
+                yield rest
+
+    def exit_code(self, container: Container, timeout: float) -> int:
+        """Wait for a container to end and return its exit code.
+
+        Raises TimeoutError after `timeout` seconds.
+        """
+        with _translated():
+            try:
+                return int(container.wait(timeout=timeout)["StatusCode"])
+            except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError) as error:
+                if "timed out" in str(error).lower():
+                    raise TimeoutError from error
+                raise
+
+    def kill(self, container: Container) -> None:
+        """Kill a container; one that has ended already is fine."""
+        with _translated():
+            try:
+                container.kill()
+            except APIError as error:
+                if error.status_code not in {404, 409}:
+                    raise
+
+    def restart(self, container: Container) -> None:
+        """Stop a container as it wishes to be stopped, and start it again."""
+        with _translated():
+            container.restart()
+
+    def file(self, container: Container, path: str) -> bytes | None:
+        """Return the bytes of a file in a container, running or not; None if there is none."""
+        with _translated():
+            try:
+                chunks, _ = container.get_archive(path)
+            except NotFound:
+                return None
+            with tarfile.open(fileobj=io.BytesIO(b"".join(chunks))) as archive:
+                member = archive.extractfile(archive.getmembers()[0])
+                return member.read() if member else None
+
+    def address(self, container: Container, port: int) -> str:
+        """Return `host:port` at which a container's TCP port is published, as seen from here.
+
+        Raises StageFailed if it is not published.
+        """
+        with _translated():
+            container.reload()
+        published = (container.ports or {}).get(f"{port}/tcp")
+        if not published:
+            raise StageFailed(f"port {port} of {container.name} is not published")
+        host = published[0]["HostIp"]
+        if host in {"0.0.0.0", "::", ""}:  # noqa: S104  (any address of the engine's machine)
+            host = self._machine
+        return f"{host}:{published[0]['HostPort']}"
+
+    # --- images ----------------------------------------------------------------------------------
+
+    def image(self, reference: str) -> Image | None:
+        """Return the image of this name, tag or ID; None if the engine has none."""
+        with _translated():
+            try:
+                found = self._client.images.get(reference)
+            except ImageNotFound:
+                return None
+        configuration = found.attrs["Config"]
+        return Image(
+            id=str(found.id),
+            labels=configuration.get("Labels") or {},
+            user=configuration.get("User") or "",
+            configuration=found.attrs,
+        )
+
+    def history(self, image_id: str) -> list[str]:
+        """Return the commands that made the layers of an image."""
+        with _translated():
+            return [layer["CreatedBy"] for layer in self._client.api.history(image_id)]
+
+    def archive(self, image_id: str) -> Iterator[bytes]:
+        """Yield an image, all its layers, as `docker save` writes it."""
+        with _translated():
+            yield from self._client.images.get(image_id).save()
+
+    def architecture(self) -> str:
+        """Return the engine's architecture as Go and Debian name it: amd64, arm64, ..."""
+        with _translated():
+            return str(self._client.version()["Arch"])
+
+    # --- removal ---------------------------------------------------------------------------------
+
+    def remove(self, labels: Mapping[str, str]) -> list[str]:
+        """Remove every container, network and volume with these labels; nothing else.
+
+        Returns what could not be removed, with the engine's reasons.
+        """
+        containers = list(self.containers_by_id(labels))
+        left: list[str] = []
+        with ThreadPoolExecutor(8) as pool:  # the engine takes most of a second for each
+            left += filter(None, pool.map(lambda c: self._removed("container", c), containers))
+            with _translated():
+                networks = self._client.networks.list(filters={"label": _filters(labels)})
+                volumes = self._client.volumes.list(filters={"label": _filters(labels)})
+            left += filter(None, pool.map(lambda n: self._removed("network", n), networks))
+            left += filter(None, pool.map(lambda v: self._removed("volume", v), volumes))
+        return left
+
+    def containers_by_id(self, labels: Mapping[str, str]) -> list[Container]:
+        """Return all containers with these labels, also those that share a service's name."""
+        with _translated():
+            return list(
+                self._client.containers.list(
+                    all=True, ignore_removed=True, filters={"label": _filters(labels)}
+                )
+            )
+
+    def remove_images(self, labels: Mapping[str, str], *, untagged_only: bool = False) -> list[str]:
+        """Remove the images with these labels, or of them those without a name.
+
+        Returns what could not be removed, with the engine's reasons.
+        """
+        filters: dict[str, Any] = {"label": _filters(labels)}
+        if untagged_only:
+            filters["dangling"] = True
+        with _translated():
+            images = self._client.images.list(filters=filters)
+        return [problem for problem in map(self._image_removed, images) if problem]
+
+    def _removed(self, kind: str, thing: Any) -> str:
+        try:
+            if kind == "container":
+                thing.remove(force=True, v=True)
+            elif kind == "network":
+                thing.remove()
+            else:
+                thing.remove(force=True)
+        except NotFound:
+            return ""
+        except (DockerException, requests.exceptions.RequestException) as error:
+            if "already in progress" in str(error):
+                return ""
+            return f"{kind} {thing.name}: {error}"
+        return ""
+
+    def _image_removed(self, image: Any) -> str:
+        problems = []
+        for name in image.tags or [image.id]:
+            try:
+                self._client.images.remove(name)
+            except ImageNotFound:
+                pass
+            except APIError as error:
+                problems.append(f"image {name}: {error.explanation}")
+        return "; ".join(problems)
+
+    # --- the connection --------------------------------------------------------------------------
+
+    @cached_property
+    def _client(self) -> docker.DockerClient:
+        try:
+            if self._environment.get("DOCKER_HOST"):
+                return docker.from_env(
+                    environment=self._environment,
+                    version="auto",
+                    timeout=TIMEOUT_SECONDS,
+                    use_ssh_client=self._host.startswith("ssh:"),
+                )
+            context = ContextAPI.get_context(self._environment.get("DOCKER_CONTEXT"))
+            return docker.DockerClient(
+                base_url=self._host or None,
+                tls=(context.TLSConfig if context else None) or False,
+                version="auto",
+                timeout=TIMEOUT_SECONDS,
+                use_ssh_client=self._host.startswith("ssh:"),
+            )
+        except (DockerException, requests.exceptions.RequestException) as error:
+            raise Unavailable(
+                f"the Docker engine does not answer at {self._host or 'its default address'}",
+                evidence=[str(error)],
+                hint="start it (./bootstrap does, as root on Debian or Ubuntu), or mend DOCKER_HOST",
+            ) from error
+
+    @cached_property
+    def _host(self) -> str:
+        """The address of the engine, as the CLI would find it."""
+        if address := self._environment.get("DOCKER_HOST"):
+            return address
+        context = ContextAPI.get_context(self._environment.get("DOCKER_CONTEXT"))
+        return str(context.Host or "") if context else ""
+
+    @property
+    def _machine(self) -> str:
+        """The name of the machine the engine runs on, as seen from here."""
+        if "://" not in self._host or self._host.startswith(("unix:", "npipe:")):
+            return "127.0.0.1"
+        return self._host.split("://")[1].split("@")[-1].split("/")[0].split(":")[0]
+
+
+def _filters(labels: Mapping[str, str]) -> list[str]:
+    return [f"{key}={value}" for key, value in labels.items()]
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Turn what docker-py raises into failures that a user can act on."""
+    try:
+        yield
+    except (Failure, TimeoutError):
+        raise
+    except (requests.exceptions.RequestException, ConnectionError) as error:
+        raise Unavailable(
+            "the connection to the Docker engine broke; this run is void",
+            evidence=[str(error)],
+            hint="see whether the engine was stopped or restarted, and run again",
+        ) from error
+    except APIError as error:
+        raise StageFailed(f"the engine refused: {error.explanation or error}") from error
+    except DockerException as error:
+        raise Unavailable("the Docker engine cannot be used", evidence=[str(error)]) from error
+
+

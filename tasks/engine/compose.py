@@ -1,0 +1,40 @@
+"""What would be run: the argv of every Docker CLI call. Pure functions that run nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def config(project: str, file: Path) -> list[str]:
+    """Print the compose file with all variables resolved, as JSON."""
+    return [*_compose(project, file), "config", "--format", "json"]
+
+
+def up(project: str, file: Path, services: Sequence[str]) -> list[str]:
+    """Start exactly these services, detached, with the images that are there."""
+    return [*_compose(project, file), "up", "--detach", "--no-deps", "--no-build",
+            "--pull", "never", "--timeout", "0", "--quiet-pull", *services]  # fmt: skip
+
+
+def bake(file: Path, targets: Sequence[str], metadata: Path) -> list[str]:
+    """Build all `targets` in one graph; the image IDs go to the file `metadata`."""
+    return ["docker", "buildx", "bake", "--file", str(file), "--progress", "plain",
+            "--metadata-file", str(metadata), *targets]  # fmt: skip
+
+
+def pull(reference: str) -> list[str]:
+    """Pull an image from its registry."""
+    return ["docker", "pull", "--quiet", reference]
+
+
+def import_image(archive: Path, reference: str, labels: dict[str, str]) -> list[str]:
+    """Make an image of one layer from a root file system in a tar archive."""
+    changes = [part for key, value in labels.items() for part in ("--change", f"LABEL {key}={value}")]
+    return ["docker", "import", "--change", 'CMD ["bash"]', *changes, str(archive), reference]
+
+
+def _compose(project: str, file: Path) -> list[str]:
+    # No env file beside the compose file may add to what the settings say.
+    return ["docker", "compose", "--env-file", "/dev/null", "--project-name", project,
+            "--file", str(file)]  # fmt: skip

@@ -1,0 +1,180 @@
+"""The one door through which processes are run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tasks.engine.console import Console
+from tasks.errors import DiskFailure, Failure, StageFailed, Unavailable
+
+EVIDENCE_LINES = 20
+GRACE_SECONDS = 10.0
+
+# The words with which programs say that the disk is to blame.
+_DISK_WORDS = ("no space left on device", "input/output error", "disk quota exceeded")
+
+
+class CommandFailed(StageFailed):
+    """A command ended with another code than 0; holds `argv`, `code` and its `output` lines."""
+
+    def __init__(self, argv: Sequence[str], code: int, output: Sequence[str]) -> None:
+        super().__init__(
+            f"{shlex.join(argv)} ended with {code}", evidence=list(output)[-EVIDENCE_LINES:]
+        )
+        self.argv = tuple(argv)
+        self.code = code
+        self.output = tuple(output)
+
+
+class Processes:
+    """Runs commands, argv lists without a shell, for one run of the collection.
+
+    `environment` is what they see, `folder` where they run. With `dry` a command that changes
+    something is shown and not run.
+    """
+
+    def __init__(
+        self, console: Console, environment: Mapping[str, str], folder: Path, *, dry: bool = False
+    ) -> None:
+        self._console = console
+        self._environment = dict(environment)
+        self._folder = folder
+        self._dry = dry
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+
+    def read(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+    ) -> str:
+        """Run a command that changes nothing, even in a dry run; return its standard output.
+
+        Raises CommandFailed, or Unavailable if there is no such program.
+        """
+        self._console.detail(f"$ {shlex.join(argv)}")
+        with self._child(argv, environment, folder, stderr=subprocess.PIPE) as child:
+            output, errors = child.communicate()
+        if child.returncode:
+            raise classified(CommandFailed(argv, child.returncode, errors.splitlines()))
+        return output
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
+        show: Callable[[str], bool] = lambda line: True,
+    ) -> None:
+        """Run a command; its lines are shown if `show` says so, and all are in the run's log.
+
+        Raises CommandFailed, or Unavailable if there is no such program.
+        """
+        if self._dry:
+            self._console.would(f"$ {shlex.join(argv)}")
+            return
+        self._console.command(shlex.join(argv))
+        last: deque[str] = deque(maxlen=200)
+        with self._child(argv, environment, folder, stderr=subprocess.STDOUT) as child:
+            assert child.stdout is not None  # noqa: S101  (asked for as a pipe)
+            for raw in child.stdout:
+                line = raw.rstrip("\n")
+                last.append(line)
+                (self._console.line if show(line) else self._console.detail)(line)
+        if child.returncode:
+            raise classified(CommandFailed(argv, child.returncode, list(last)))
+
+    def stop_all(self) -> None:
+        """End all commands that are running: asked first, forced after a while."""
+        with self._lock:
+            running = list(self._running)
+        for child in running:
+            _signal_group(child, signal.SIGTERM)
+        for child in running:
+            try:
+                child.wait(GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                _signal_group(child, signal.SIGKILL)
+
+    @contextmanager
+    def _child(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str] | None,
+        folder: Path | None,
+        *,
+        stderr: int,
+    ) -> Iterator[subprocess.Popen[str]]:
+        try:
+            # In a session of its own: a Ctrl-C at the terminal reaches us alone, and we decide.
+            child = subprocess.Popen(  # noqa: S603
+                list(argv),
+                env=self._environment | dict(environment or {}),
+                cwd=folder or self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            message = f"{argv[0]} is not installed"
+            raise Unavailable(message, hint="./bootstrap prepares this machine") from error
+        with self._lock:
+            self._running.add(child)
+        try:
+            with child:
+                yield child
+        finally:
+            with self._lock:
+                self._running.discard(child)
+
+
+def _signal_group(child: subprocess.Popen[str], number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, number)
+
+
+def classified(failure: CommandFailed) -> Failure:
+    """Return `failure`, or the class of failure that its output speaks of."""
+    text = "\n".join(failure.output)
+    low = text.lower()
+    if any(word in low for word in _DISK_WORDS):
+        return DiskFailure(failure.message, evidence=failure.evidence, hint="make room and try again")
+    if "permission denied" in low and "docker.sock" in low:
+        return Unavailable(
+            "the Docker engine may not be used by this user",
+            evidence=failure.evidence,
+            hint="add the user to the group docker, or run as root",
+        )
+    if "cannot connect to the docker daemon" in low or "error during connect" in low:
+        return Unavailable(
+            "the Docker engine does not answer",
+            evidence=failure.evidence,
+            hint="start it (./bootstrap does, as root on Debian or Ubuntu), or mend DOCKER_HOST",
+        )
+    if "all predefined address pools have been fully subnetted" in low:
+        return Unavailable(
+            "the engine has no network left to give",
+            evidence=failure.evidence,
+            hint="remove networks that nobody uses: docker network ls",
+        )
+    if "port is already allocated" in low or "address already in use" in low:
+        return Unavailable(
+            "the port that the settings ask for is taken",
+            evidence=failure.evidence,
+            hint="set HTTP_PORT=0 for any free port, or stop what holds it",
+        )
+    return failure
