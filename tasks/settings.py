@@ -86,6 +86,7 @@ _Seconds = Annotated[
 _SecondsOrNone = Annotated[
     float, Field(ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more")
 ]
+_Jobs = Annotated[int, Field(ge=1, le=64, description="a number of stages from 1 to 64")]
 _Keep = Annotated[
     Literal["never", "failure", "always"], Field(description="never, failure or always")
 ]
@@ -114,6 +115,7 @@ class Fields(BaseModel):
     test_timeout: _Seconds = 900
     lock_timeout: _SecondsOrNone = 0
     keep: _Keep = "never"
+    jobs: _Jobs = 2
     generated_secrets: _ApplicationNames = ()
 
 

@@ -63,7 +63,7 @@ class Engine:
         """Return the present state of a container."""
         with _translated():
             try:
-                answer = self._client.api.inspect_container(container.id)
+                answer = self._client.api.inspect_container(str(container.id))
             except NotFound:
                 return State(service, "removing")
         state = answer["State"]
@@ -185,7 +185,7 @@ class Engine:
     def history(self, image_id: str) -> list[str]:
         """Return the commands that made the layers of an image."""
         with _translated():
-            return [layer["CreatedBy"] for layer in self._client.api.history(image_id)]
+            return [layer["CreatedBy"] for layer in self._client.api.history(image_id)]  # type: ignore[no-untyped-call]
 
     def archive(self, image_id: str) -> Iterator[bytes]:
         """Yield an image, all its layers, as `docker save` writes it."""

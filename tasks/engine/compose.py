@@ -1,4 +1,7 @@
-"""What would be run: the argv of every Docker CLI call. Pure functions that run nothing."""
+"""What would be run: the argv of every Docker CLI call. Pure functions that run nothing.
+
+Files are named as seen from the folder `compose/`, where the commands are run.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def config(project: str, file: Path) -> list[str]:
+def config(project: str, file: str) -> list[str]:
     """Print the compose file with all variables resolved, as JSON."""
     return [*_compose(project, file), "config", "--format", "json"]
 
 
-def up(project: str, file: Path, services: Sequence[str]) -> list[str]:
+def up(project: str, file: str, services: Sequence[str]) -> list[str]:
     """Start exactly these services, detached, with the images that are there."""
     return [*_compose(project, file), "up", "--detach", "--no-deps", "--no-build",
             "--pull", "never", "--timeout", "0", "--quiet-pull", *services]  # fmt: skip
 
 
-def bake(file: Path, targets: Sequence[str], metadata: Path) -> list[str]:
+def bake(file: str, targets: Sequence[str], metadata: Path) -> list[str]:
     """Build all `targets` in one graph; the image IDs go to the file `metadata`."""
-    return ["docker", "buildx", "bake", "--file", str(file), "--progress", "plain",
+    return ["docker", "buildx", "bake", "--file", file, "--progress", "plain",
             "--metadata-file", str(metadata), *targets]  # fmt: skip
 
 
@@ -34,7 +37,7 @@ def import_image(archive: Path, reference: str, labels: dict[str, str]) -> list[
     return ["docker", "import", "--change", 'CMD ["bash"]', *changes, str(archive), reference]
 
 
-def _compose(project: str, file: Path) -> list[str]:
+def _compose(project: str, file: str) -> list[str]:
     # No env file beside the compose file may add to what the settings say.
     return ["docker", "compose", "--env-file", "/dev/null", "--project-name", project,
-            "--file", str(file)]  # fmt: skip
+            "--file", file]  # fmt: skip

@@ -75,9 +75,9 @@ class Processes:
         *,
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
-        show: Callable[[str], bool] = lambda line: True,
+        show: Callable[[str], str] = str,
     ) -> None:
-        """Run a command; its lines are shown if `show` says so, and all are in the run's log.
+        """Run a command; of each line is shown what `show` makes of it, and all are in the log.
 
         Raises CommandFailed, or Unavailable if there is no such program.
         """
@@ -91,7 +91,10 @@ class Processes:
             for raw in child.stdout:
                 line = raw.rstrip("\n")
                 last.append(line)
-                (self._console.line if show(line) else self._console.detail)(line)
+                if shown := show(line):
+                    self._console.line(shown)
+                else:
+                    self._console.detail(line)
         if child.returncode:
             raise classified(CommandFailed(argv, child.returncode, list(last)))
 

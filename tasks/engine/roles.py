@@ -59,7 +59,7 @@ class ReleaseRoles(_Part):
     """The roles of `compose/release.yaml`."""
 
     database: Probed
-    check: str
+    check: tuple[str, ...]
     initialisation: tuple[str, ...]
     application: str
     frontend: FrontEnd
@@ -73,6 +73,7 @@ class ImageRoles(_Part):
     wheelhouse: str
     tests: str
     release: str
+    check: str
     acceptance: str
     services: tuple[str, ...]
 

@@ -1,0 +1,16 @@
+"""The task tree: what `invoke --list` shows."""
+
+# Invoke loads this file as the module `tasks`, which is the package's name too: make way for it.
+import sys
+
+sys.modules.pop(__name__, None)
+
+from invoke.collection import Collection  # noqa: E402
+
+from tasks import acceptance, build, publish, release, test, workflow  # noqa: E402
+
+releases = Collection.from_module(release)
+releases.add_task(workflow.acceptance, default=True)
+
+namespace = Collection(test, build, releases, acceptance, publish, workflow.clean)
+namespace.configure({"env": "local"})

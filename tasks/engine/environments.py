@@ -1,0 +1,372 @@
+"""A test or release environment: a compose project that is started, asked, and taken down again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Self
+
+from junitparser import JUnitXml
+
+from tasks.engine import compose, reports
+from tasks.engine.checkout import owner
+from tasks.engine.images import read_config
+from tasks.engine.process import EVIDENCE_LINES
+from tasks.engine.readiness import Ready, State, Wait
+from tasks.engine.roles import FrontEnd, Probed, ReleaseRoles, Roles, TestRoles, Tests, parse
+from tasks.engine.tools import Tools
+from tasks.errors import StageFailed
+
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+PROJECT_LABEL = "com.docker.compose.project"
+
+
+class Environment(Generic[Roles]):
+    """A running compose project of this checkout.
+
+    As a context manager it leaves nothing on the engine when its block ends, however it ends,
+    unless `keep` says otherwise; what a killed run left behind it removes first. `run` is the ID of
+    the run that makes it, `variables` are what the compose file needs beside the settings.
+    """
+
+    def __init__(
+        self,
+        tools: Tools,
+        stage: str,
+        file: str,
+        kind: type[Roles],
+        *,
+        run: str,
+        variables: dict[str, str],
+        own: bool = False,
+    ) -> None:
+        self.project = f"{tools.image_prefix}-{stage}"
+        self.own = own
+        self._tools = tools
+        self._file = file
+        self._kind = kind
+        self._run = run
+        self._variables = variables
+        self._roles: Roles | None = None
+
+    # --- its life --------------------------------------------------------------------------------
+
+    def open(self) -> Self:
+        """Remove what is left of an earlier run, unless the environment is the user's own."""
+        if self._tools.dry:
+            return self
+        if self.own:
+            self._run = self._made_by() or self._run
+        elif self._tools.engine.containers_by_id(self.labels):
+            self._tools.console.note(f"removing what an earlier run left of {self.project}")
+            self.remove()
+        return self
+
+    def remove(self) -> None:
+        """Remove all of it: containers, networks, volumes. Raises StageFailed if any is left."""
+        if self._tools.dry:
+            self._tools.console.would(f"remove all containers, networks, volumes of {self.project}")
+            return
+        left = self._tools.engine.remove(self.labels)
+        if left:
+            raise StageFailed(
+                f"{self.project} could not be removed",
+                evidence=left,
+                hint="invoke clean tries again",
+            )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that tell what is of this environment."""
+        return {**self._tools.checkout.labels, PROJECT_LABEL: self.project}
+
+    @property
+    def exists(self) -> bool:
+        """Whether it has any container."""
+        return bool(self._tools.engine.containers_by_id(self.labels))
+
+    @property
+    def roles(self) -> Roles:
+        """Which service plays which role."""
+        if self._roles is None:
+            config = read_config(self._tools, self.project, self._file, self._environment)
+            self._roles = parse(config, self._kind, self._file)
+        return self._roles
+
+    # --- what can be done with it ----------------------------------------------------------------
+
+    def up(self, *services: str) -> None:
+        """Start services, detached; those that run with the same configuration are left alone."""
+        self._tools.processes.run(
+            compose.up(self.project, self._file, services),
+            environment=self._environment,
+            folder=self._tools.compose_folder,
+            show=lambda line: "",
+        )
+
+    def ready(self, probed: Probed, deadline: float, *beside: str, confirmations: int = 1) -> None:
+        """Wait until a service is ready; `beside` are services that its answer depends on.
+
+        `deadline` is in seconds. Raises StageFailed at the deadline, or as soon as one of the
+        containers cannot get ready any more.
+        """
+        console = self._tools.console
+        if self._tools.dry:
+            console.would(f"ask in {probed.service} until ready: {' '.join(probed.probe)}")
+            return
+        containers = self._containers(probed.service, *beside)
+        engine = self._tools.engine
+        ready = Wait(
+            service=probed.service,
+            ask=lambda: engine.ask(containers[probed.service], probed.probe, probed.expect),
+            states=lambda: [engine.state(*item) for item in containers.items()],
+            logs=lambda service: engine.last_lines(containers[service], EVIDENCE_LINES),
+            deadline=deadline,
+            confirmations=confirmations,
+        ).until_ready()
+        console.note(_told(probed.service, ready))
+
+    def steps(self, *services: str) -> None:
+        """Run services that end by themselves, all at once; their lines are shown.
+
+        Raises StageFailed for the first that fails or takes too long, with its last lines.
+        """
+        self._fresh(*services)
+        self.up(*services)
+        timeout = self._tools.settings.step_timeout
+        for service in services:
+            if self._tools.dry:
+                self._tools.console.would(f"wait until {service} has ended with 0")
+                continue
+            container = self._containers(service)[service]
+            code = self._finished(service, container, timeout)
+            if code:
+                raise StageFailed(
+                    f"{service} ended with {code}",
+                    evidence=self._tools.engine.last_lines(container, EVIDENCE_LINES),
+                    hint=f"the service {service} in compose/{self._file} says what was run",
+                )
+
+    def tests(
+        self, name: str, tests: Sequence[Tests], restarted: Callable[[str], None]
+    ) -> reports.Counts | None:
+        """Run the test services of one report, `target/reports/<name>.xml`; return the counts.
+
+        `restarted` is called with a service that has to be started again before. Returns None in a
+        dry run. Raises StageFailed if not all tests passed, or none did; the report is there then,
+        too, if the tests left one.
+        """
+        report = self._tools.checkout.target / "reports" / f"{name}.xml"
+        if not self._tools.dry:
+            report.unlink(missing_ok=True)
+            report.parent.mkdir(parents=True, exist_ok=True)
+        finished = []
+        for one in tests:
+            if one.restart:
+                restarted(one.restart)
+            finished.append(self._tested(one))
+        if self._tools.dry:
+            self._tools.console.would(f"judge the exit codes and {report.name}")
+            return None
+        try:
+            merged = reports.merge(finished)
+            self._write(merged, report)
+            return reports.judge(merged, finished)
+        except StageFailed as failure:
+            dead = self._dead({one.service for one in tests})
+            raise StageFailed(
+                f"{failure.message}{'; ' + ', '.join(dead) if dead else ''}",
+                evidence=failure.evidence,
+                hint=failure.hint or f"target/reports/{name}.xml and the lines above tell more",
+            ) from None
+
+    def restart(self, service: str) -> None:
+        """Stop a service and start it again."""
+        if self._tools.dry:
+            self._tools.console.would(f"restart {service}")
+            return
+        self._tools.engine.restart(self._containers(service)[service])
+
+    def url(self, frontend: FrontEnd) -> str:
+        """Return where the front end is to be reached from here.
+
+        Raises StageFailed if the environment does not run.
+        """
+        container = self._containers(frontend.service)[frontend.service]
+        return f"http://{self._tools.engine.address(container, frontend.port)}/"
+
+    def running_image(self, service: str) -> str:
+        """Return the ID of the image that a service runs."""
+        return self._tools.engine.image_of(self._containers(service)[service])
+
+    def logs(self) -> list[str]:
+        """Return all lines of all containers, by service."""
+        return [
+            f"{service} | {line}"
+            for service, container in sorted(self._tools.engine.containers(self.labels).items())
+            for line in self._tools.engine.last_lines(container, 10_000)
+        ]
+
+    # --- beneath ---------------------------------------------------------------------------------
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {
+            **self._tools.settings.compose_environment(),
+            **self._variables,
+            "CHECKOUT": self._tools.checkout.id,
+            "IMAGE_PREFIX": self._tools.image_prefix,
+            "RUN": self._run,
+            "OWNER": owner(),
+        }
+
+    def _made_by(self) -> str:
+        """Return the run that made it: as a label of it, the ID must not change."""
+        there = self._tools.engine.containers_by_id(self.labels)
+        return str(there[0].labels.get("seatrial.run", "")) if there else ""
+
+    def _containers(self, *services: str) -> dict[str, Container]:
+        there = self._tools.engine.containers(self.labels)
+        missing = [service for service in services if service not in there]
+        if missing:
+            raise StageFailed(
+                f"{', '.join(missing)} of {self.project} does not run",
+                hint="invoke release.start starts the release environment",
+            )
+        return {service: there[service] for service in services}
+
+    def _fresh(self, *services: str) -> None:
+        """Remove containers of an earlier time: their log and files are not those of this run."""
+        if not self._tools.dry:
+            there = self._tools.engine.containers(self.labels)
+            for service in services:
+                if service in there:
+                    there[service].remove(force=True, v=True)
+
+    def _tested(self, one: Tests) -> reports.Finished:
+        self._fresh(one.service)
+        self.up(one.service)
+        if self._tools.dry:
+            self._tools.console.would(f"wait for {one.service}, copy {one.report} out of it")
+            return reports.Finished(one.service, 0, None)
+        container = self._containers(one.service)[one.service]
+        code = self._finished(one.service, container, self._tools.settings.test_timeout)
+        return reports.Finished(
+            one.service, code, self._tools.engine.file(container, one.report)
+        )
+
+    def _finished(self, service: str, container: Container, timeout: float) -> int:
+        """Show a container's lines until it ends, and return its exit code.
+
+        Raises StageFailed after `timeout` seconds; the container is killed then.
+        """
+        engine = self._tools.engine
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            engine.kill(container)
+
+        watch = threading.Timer(timeout, kill)
+        watch.daemon = True
+        watch.start()
+        try:
+            for line in engine.follow(container):
+                self._tools.console.line(line)
+            code = engine.exit_code(container, timeout=60)
+        finally:
+            watch.cancel()
+        if late.is_set():
+            raise StageFailed(
+                f"{service} did not end within {timeout:g} s",
+                evidence=engine.last_lines(container, EVIDENCE_LINES),
+                hint="a longer timeout is a setting (TEST_TIMEOUT, STEP_TIMEOUT)",
+            )
+        return code
+
+    def _dead(self, but: set[str]) -> list[str]:
+        """Return the services that have ended with an error, which tests only feel."""
+        engine = self._tools.engine
+        states = [engine.state(*item) for item in engine.containers(self.labels).items()]
+        return [str(s) for s in states if s.hopeless and s.exit_code and s.service not in but]
+
+    def _write(self, report: JUnitXml, path: Path) -> None:
+        text = report.tostring()  # type: ignore[no-untyped-call]
+        text = text.decode() if isinstance(text, bytes) else text
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(self._tools.console.mask(text), encoding="utf-8")
+        temporary.replace(path)
+
+
+class TestEnvironment(Environment[TestRoles]):
+    """The environment of the application's own tests."""
+
+    __test__ = False  # for pytest: not a test
+
+    def start_database(self) -> None:
+        """Start the database and wait until it is ready."""
+        _start_database(self, self.roles.database, self._tools.settings.database_deadline)
+
+    def run_tests(self, name: str) -> reports.Counts | None:
+        """Run the tests of one report: unit, integration."""
+        return self.tests(name, [t for t in self.roles.tests if t.name == name], self.restart)
+
+
+class ReleaseEnvironment(Environment[ReleaseRoles]):
+    """The environment in which the release image is accepted, or looked at."""
+
+    def check(self) -> None:
+        """Run the checks that need nothing but the release image."""
+        self.steps(*self.roles.check)
+
+    def start_database(self) -> None:
+        """Start the database and wait until it is ready."""
+        _start_database(self, self.roles.database, self._tools.settings.database_deadline)
+
+    def initialise(self) -> None:
+        """Run the initialisation steps: static files, schema."""
+        self.steps(*self.roles.initialisation)
+
+    def start_application(self) -> None:
+        """Start application and front end, and wait until the one answers through the other."""
+        self.up(self.roles.application, self.roles.frontend.service)
+        self._application_ready()
+
+    def accept(self) -> reports.Counts | None:
+        """Run the acceptance tests."""
+        return self.tests("acceptance", self.roles.tests, self._restart_application)
+
+    def address(self) -> str:
+        """Return the URL of the front end."""
+        return self.url(self.roles.frontend)
+
+    def image_in_use(self) -> str:
+        """Return the ID of the image that the application's container runs."""
+        return self.running_image(self.roles.application)
+
+    def _application_ready(self) -> None:
+        self.ready(
+            self.roles.frontend, self._tools.settings.frontend_deadline, self.roles.application
+        )
+
+    def _restart_application(self, service: str) -> None:
+        self.restart(service)
+        self._application_ready()
+
+
+def _start_database(
+    environment: TestEnvironment | ReleaseEnvironment, database: Probed, deadline: float
+) -> None:
+    environment.up(database.service)
+    # Twice: a database that initialises itself answers, stops, and starts again.
+    environment.ready(database, deadline, confirmations=2)
+
+
+def _told(service: str, ready: Ready) -> str:
+    tries = "1 try" if ready.tries == 1 else f"{ready.tries} tries"
+    return f"{service} is ready after {ready.seconds:.2f} s, {tries}"
+
+

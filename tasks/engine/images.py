@@ -1,0 +1,174 @@
+"""The project's images: built in one graph by `docker buildx bake`, from `compose/images.yaml`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+from tasks.engine import base, buildsecrets, compose, wheelhouse
+from tasks.engine.process import CommandFailed
+from tasks.engine.roles import ImageRoles, parse
+from tasks.engine.source import Source
+from tasks.engine.tools import Tools
+from tasks.errors import Misconfigured, StageFailed
+
+FILE = "images.yaml"
+STEP_WIDTH = 100
+_STEP = re.compile(r"(#\d+) ((?:\[(?![^]]*internal)[^]]+\] |ERROR).*)")
+_UNSET = re.compile(r"required variable (\w+) is missing a value")
+
+
+class Images:
+    """Builds images, and knows those of this checkout by their roles."""
+
+    def __init__(self, tools: Tools, source: Source) -> None:
+        self._tools = tools
+        self._source = source
+        self._roles: ImageRoles | None = None
+
+    @property
+    def roles(self) -> ImageRoles:
+        """Which bake target plays which role."""
+        if self._roles is None:
+            config = read_config(
+                self._tools, "roles", FILE, self._environment(self._tools.settings.base_image, "")
+            )
+            self._roles = parse(config, ImageRoles, FILE)
+        return self._roles
+
+    def build(self, *targets: str, version: str = "") -> dict[str, str]:
+        """Build these targets; return the image IDs of all that were built, by target.
+
+        Raises StageFailed with the builder's last words.
+        """
+        tools = self._tools
+        metadata = tools.checkout.target / "build" / f"{targets[0]}.json"
+        found = tools.settings.base_image if tools.dry else base.find(tools) or base.make(tools)
+        tools.processes.run(
+            compose.bake(FILE, targets, metadata),
+            environment=self._environment(found, version),
+            folder=tools.compose_folder,
+            show=_Steps(),
+        )
+        if tools.dry:
+            return {}
+        built = json.loads(metadata.read_text())
+        # What these names stood for until now has none any more, and is ours.
+        tools.engine.remove_images(tools.checkout.labels, untagged_only=True)
+        return {
+            target: about["containerimage.config.digest"]
+            for target, about in built.items()
+            if "containerimage.config.digest" in about
+        }
+
+    def base(self) -> None:
+        """Make the image beneath all others."""
+        base.make(self._tools)
+        self.build(self.roles.base)
+
+    def wheels(self) -> None:
+        """Build the wheelhouse and take it over into `target/wheelhouse`."""
+        checkout = self._tools.checkout
+        shutil.rmtree(wheelhouse.export_folder(checkout), ignore_errors=True)
+        self.build(self.roles.wheelhouse)
+        if not self._tools.dry:
+            house = wheelhouse.collect(checkout)
+            count = len(house.dependencies)
+            self._tools.console.note(f"{next(iter(house.application))} and {count} dependencies")
+
+    def release(self) -> None:
+        """Build the release image from the wheelhouse."""
+        if not self._tools.dry:
+            wheelhouse.lay_out(self._tools.checkout)
+        built = self.build(self.roles.release, version=self._version())
+        for image_id in built.values():
+            self._tools.console.detail(image_id)
+
+    def check_release(self) -> None:
+        """Check what the release image holds, before it is ever started.
+
+        Raises StageFailed if a package that its packages require is missing, if it would run as
+        root, or if a secret is in its history or configuration.
+        """
+        self.build(self.roles.check, version=self._version())
+        if self._tools.dry:
+            return
+        image = self._tools.engine.image(self.release_id())
+        if image is None:
+            raise StageFailed("there is no release image", hint="invoke release.image builds it")
+        if image.user.split(":")[0] in {"", "0", "root"}:
+            raise StageFailed("the release image runs as root", hint="its Dockerfile lacks a USER")
+        shown = json.dumps(image.configuration) + "\n".join(self._tools.engine.history(image.id))
+        if self._tools.console.mask(shown) != shown:
+            raise StageFailed(
+                "the release image has a secret in its configuration or history",
+                hint="hand secrets to builds with RUN --mount=type=secret",
+            )
+
+    def release_id(self) -> str:
+        """Return the ID of the release image that was built last; empty if there is none."""
+        image = self._tools.engine.image(f"{self._tools.image_prefix}/{self.roles.release}")
+        return image.id if image else ""
+
+    def _version(self) -> str:
+        return "" if self._tools.dry else wheelhouse.verified(self._tools.checkout).version
+
+    def _environment(self, base_source: str, version: str) -> dict[str, str]:
+        tools = self._tools
+        build = tools.checkout.target / "build"
+        secrets = buildsecrets.BuildSecrets(build / "pip.conf", build / "ca.pem")
+        if not tools.dry:
+            secrets = buildsecrets.write(build, tools.environ)
+        return {
+            **tools.settings.compose_environment(),
+            "CHECKOUT": tools.checkout.id,
+            "IMAGE_PREFIX": tools.image_prefix,
+            "BASE_SOURCE": base_source,
+            "COMMIT_TIME": str(self._source.time),
+            "EXPORT_FOLDER": str(wheelhouse.export_folder(tools.checkout)),
+            "WHEELS_FOLDER": str(wheelhouse.layout_folder(tools.checkout)),
+            "VERSION": version,
+            "REVISION": self._source.revision,
+            "SOURCE": self._source.address,
+            "CREATED": self._source.created,
+            "PIP_CONF": str(secrets.pip_conf),
+            "CA_FILE": str(secrets.ca_file),
+        }
+
+
+def read_config(tools: Tools, project: str, file: str, environment: dict[str, str]) -> str:
+    """Return what `docker compose config` resolves a file of `compose/` to.
+
+    Raises Misconfigured if Compose does not take it, naming a variable that has no value.
+    """
+    try:
+        return tools.processes.read(
+            compose.config(project, file), environment=environment, folder=tools.compose_folder
+        )
+    except CommandFailed as error:
+        unset = _UNSET.search(" ".join(error.output))
+        if unset is None:
+            message = f"Compose does not take compose/{file}"
+            raise Misconfigured(message, evidence=error.evidence) from error
+        name = tools.settings.name
+        raise Misconfigured(
+            f"{unset[1]} has no value, and compose/{file} needs one",
+            evidence=error.evidence,
+            hint=f"set it in env/{name}.env; a secret in env/{name}.secrets.env "
+            "or in the process environment",
+        ) from error
+
+
+class _Steps:
+    """Shows of a build's output its steps, each once, and its errors."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+
+    def __call__(self, line: str) -> str:
+        match = _STEP.match(line)
+        if match is None or match[1] in self._seen:
+            return ""
+        self._seen.add(match[1])
+        return match[2] if len(match[2]) <= STEP_WIDTH else match[2][: STEP_WIDTH - 3] + "..."

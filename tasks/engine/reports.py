@@ -1,0 +1,117 @@
+"""The verdict on tests: from the container's exit code and the JUnit files, which must agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+from junitparser import JUnitXml, JUnitXmlError
+from junitparser.junitparser import TestCase
+
+from tasks.errors import StageFailed
+
+NAMES_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tests there were, and what became of them."""
+
+    passed: int
+    failed: int
+    skipped: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.passed} passed"]
+        parts += [f"{self.failed} failed"] if self.failed else []
+        parts += [f"{self.skipped} skipped"] if self.skipped else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a test container left: its service, exit code, and JUnit file (None: it left none)."""
+
+    service: str
+    exit_code: int
+    junit: bytes | None
+
+
+def merge(finished: Sequence[Finished]) -> JUnitXml:
+    """Return the one report of several containers.
+
+    Raises StageFailed if a file is missing, truncated, or something else than JUnit.
+    """
+    return reduce(add, (_parsed(one) for one in finished))
+
+
+def judge(report: JUnitXml, finished: Sequence[Finished]) -> Counts:
+    """Return the counts of tests that passed.
+
+    Raises StageFailed if one failed, if a container ended with an error, if exit code and report
+    disagree, or if a container ran no test at all (a run without tests proves nothing).
+    """
+    counts = _counts(report)
+    bad_codes = [one for one in finished if one.exit_code]
+    if counts.failed:
+        raise StageFailed(f"tests: {counts}", evidence=_failures(report))
+    for one in finished:
+        # Asked of each container: a filter that matches nothing hides among others' results.
+        if _counts(_parsed(one)).passed == 0:
+            raise StageFailed(f"0 tests passed in {one.service} (exit code {one.exit_code})",
+                              hint="are there tests, and does the filter match them?")  # fmt: skip
+    if bad_codes:
+        codes = ", ".join(f"{one.service} ended with {one.exit_code}" for one in bad_codes)
+        raise StageFailed(f"{codes}, though its report tells of no failure: {counts}")
+    return counts
+
+
+def _parsed(one: Finished) -> JUnitXml:
+    if one.junit is None:
+        raise StageFailed(
+            f"{one.service} left no JUnit file (exit code {one.exit_code})",
+            hint="its log tells how far it came; see also its `report` in the compose file",
+        )
+    if b"<!DOCTYPE" in one.junit or b"<!ENTITY" in one.junit:
+        raise StageFailed(f"the JUnit file of {one.service} holds a document type: not JUnit")
+    try:
+        document = JUnitXml.fromstring(one.junit)
+    except (JUnitXmlError, SyntaxError, ValueError) as error:
+        raise StageFailed(
+            f"the JUnit file of {one.service} cannot be read: {error} (exit code {one.exit_code})"
+        ) from None
+    if isinstance(document, JUnitXml):
+        return document
+    report = JUnitXml()
+    report.add_testsuite(document)
+    return report
+
+
+def _counts(report: JUnitXml) -> Counts:
+    passed = failed = skipped = 0
+    for case in _cases(report):
+        if case.is_passed:
+            passed += 1
+        elif case.is_skipped:
+            skipped += 1
+        else:
+            failed += 1
+    return Counts(passed, failed, skipped)
+
+
+def _cases(report: JUnitXml) -> list[TestCase]:
+    return [case for suite in report for case in suite]
+
+
+def _failures(report: JUnitXml) -> list[str]:
+    failed = [case for case in _cases(report) if not case.is_passed and not case.is_skipped]
+    shown = []
+    for case in failed[:NAMES_SHOWN]:
+        reason = next(iter(case.result), None)
+        first_line = (reason.message or "").splitlines()[:1] if reason is not None else []
+        shown.append(f"{case.classname}::{case.name}: {' '.join(first_line)}")
+    if len(failed) > NAMES_SHOWN:
+        shown.append(f"... and {len(failed) - NAMES_SHOWN} more")
+    return shown

@@ -1,0 +1,314 @@
+"""One run of the collection: what its stages share, its record, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+from tasks import settings as settings_room
+from tasks.engine import source
+from tasks.engine.api import Engine
+from tasks.engine.checkout import identify, locked, note_stage
+from tasks.engine.console import Console, masker
+from tasks.engine.environments import ReleaseEnvironment, TestEnvironment
+from tasks.engine.images import Images
+from tasks.engine.process import Processes
+from tasks.engine.roles import ReleaseRoles, TestRoles
+from tasks.engine.tools import Tools
+from tasks.errors import Failure, StageFailed
+
+AnyEnvironment = TypeVar("AnyEnvironment", TestEnvironment, ReleaseEnvironment)
+
+RUNS_KEPT = 20
+
+# Variables that Docker, its credential helpers, git and TLS need. Nothing else of the process
+# environment reaches a command: Compose is to see what the settings say, and only that.
+_PASSED_ON = ("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "LANG", "TERM", "SYSTEMROOT", "NO_COLOR")
+_PASSED_ON_PREFIXES = (
+    "LC_", "XDG_", "DOCKER_", "BUILDX_", "BUILDKIT_", "SSH_", "SSL_", "GIT_", "AWS_", "GOOGLE_",
+    "AZURE_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+)  # fmt: skip
+
+# Stages that leave a release environment to the user if they are asked for by name.
+_OWN_STAGES = frozenset({"release.db", "release.bootstrap", "release.start"})
+
+
+class Run:
+    """What the stages of one run share.
+
+    `goals` are the stages asked for by name; `environment` the name of the settings; `environ` the
+    process environment. With `changes` false the run only asks: it takes no lock and leaves no
+    record. As a context manager it tears down, at the end of its block, what is not to be kept.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        environment: str,
+        goals: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        dry: bool,
+        changes: bool,
+    ) -> None:
+        self.console = Console()
+        self._goals = frozenset(goals)
+        self._changes = changes and not dry
+        self._began = time.time()
+        self.id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+        passed_on = {
+            name: value
+            for name, value in environ.items()
+            if name in _PASSED_ON or name.startswith(_PASSED_ON_PREFIXES)
+        }
+        processes = Processes(self.console, passed_on, root, dry=dry)
+        self.settings = settings_room.load(
+            environment,
+            root,
+            environ,
+            generate=not dry,
+            tracked=lambda path: _tracked(processes, path),
+        )
+        self.console.mask = masker(self.settings.secrets())
+        self.tools = Tools(
+            settings=self.settings,
+            console=self.console,
+            processes=processes,
+            engine=Engine(passed_on),
+            checkout=identify(root, self.settings.project),
+            environ=environ,
+            dry=dry,
+        )
+        self.forgotten = False  # whether `target/` goes at the end, this run's record with it
+        self._stack = ExitStack()
+        self._environments: dict[str, TestEnvironment | ReleaseEnvironment] = {}
+        self._opening = threading.Lock()
+        self._stages: list[dict[str, Any]] = []
+
+    # --- what stages use -------------------------------------------------------------------------
+
+    @property
+    def dry(self) -> bool:
+        """Whether this run shows what it would do, and does nothing."""
+        return self.tools.dry
+
+    @cached_property
+    def source(self) -> source.Source:
+        """The commit this run is about."""
+        return source.inspect(self.tools.checkout.root, self.tools.processes)
+
+    @cached_property
+    def images(self) -> Images:
+        """The project's images."""
+        return Images(self.tools, self.source)
+
+    @cached_property
+    def test_environment(self) -> TestEnvironment:
+        """The environment of the application's own tests."""
+        return self._opened(
+            TestEnvironment(
+                self.tools, "test", "test.yaml", TestRoles, run=self.id, variables={},
+                own="test.db" in self._goals,
+            )
+        )  # fmt: skip
+
+    @cached_property
+    def release_environment(self) -> ReleaseEnvironment:
+        """The release environment: the user's own if it was asked for by name, or if acceptance
+        tests alone are asked for while it runs; else one that lasts as long as this run.
+        """
+        own = self.own_release_environment
+        if self._goals & _OWN_STAGES or ("acceptance.run" in self._goals and own.exists):
+            return self._opened(own)
+        return self._opened(self._release("acceptance", own=False))
+
+    @cached_property
+    def own_release_environment(self) -> ReleaseEnvironment:
+        """The release environment that `release.start` starts and `release.stop` removes."""
+        return self._release("release", own=True)
+
+    def release_started(self) -> None:
+        """Print the URL of the release environment, if it was asked to be left running."""
+        if self.release_environment.own and not self.dry:
+            self.console.result(self.release_environment.address())
+
+    def accepted(self) -> None:
+        """Record that the image in the release environment has passed."""
+        if self.dry:
+            return
+        image = self.release_environment.image_in_use()
+        path = self.tools.checkout.target / "accepted.json"
+        text = json.dumps({"image": image, "revision": self.source.revision}) + "\n"
+        path.write_text(text)
+        self.console.note(f"accepted: {image}, revision {self.source.revision}")
+
+    def candidate(self) -> str:
+        """Return the ID of the image that was accepted last. Raises StageFailed if none was."""
+        path = self.tools.checkout.target / "accepted.json"
+        if not path.exists():
+            raise StageFailed("nothing is accepted", hint="invoke release.acceptance")
+        return str(json.loads(path.read_text())["image"])
+
+    def clean(self) -> None:
+        """Remove all that this checkout made on the engine; `target/` goes when the run ends.
+
+        Raises StageFailed, naming it, if something could not be removed.
+        """
+        labels = self.tools.checkout.labels
+        if self.dry:
+            self.console.would(f"remove everything with the labels {labels}, and target/")
+            return
+        left = self.tools.engine.remove(labels) + self.tools.engine.remove_images(labels)
+        if left:
+            raise StageFailed("not everything could be removed", evidence=left)
+        self.forgotten = True
+
+    # --- its course ------------------------------------------------------------------------------
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Show and record a stage, while its block lasts."""
+        began = time.monotonic()
+        record: dict[str, Any] = {"name": name, "result": "failed"}
+        with self.console.stage(name):
+            if self._changes:
+                note_stage(self.tools.checkout, name)
+                self._stages.append(record)
+                self.console.started()
+            yield
+            seconds = time.monotonic() - began
+            record |= {"result": "passed", "seconds": round(seconds, 3)}
+            if self._changes:
+                self.console.passed(seconds)
+
+    def __enter__(self) -> Self:
+        for warning in self.settings.warnings:
+            self.console.warning(warning)
+        if self._changes:
+            checkout = self.tools.checkout
+            stage = ", ".join(sorted(self._goals))
+            self._stack.enter_context(locked(checkout, self.settings.lock_timeout, stage))
+            self._folder.mkdir(parents=True)
+            _forget_old_runs(self._folder.parent)
+            log = self._stack.enter_context((self._folder / "log.txt").open("w", encoding="utf-8"))
+            self.console.log_to(log)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._stack:
+            self.tools.processes.stop_all()
+            problem: Failure | None = None
+            try:
+                self._tear_down(failed=error is not None)
+            except Failure as failure:
+                problem = failure
+            if self._changes:
+                self._write_record(error or problem)
+            if problem is not None:
+                if error is None:
+                    raise problem
+                self.console.failure(problem)
+        if self.forgotten and error is None:
+            shutil.rmtree(self.tools.checkout.target)
+
+    def left(self) -> list[str]:
+        """Return the names of what this run has made and not removed, as far as can be told."""
+        with suppress(Failure):
+            return [
+                str(container.name)
+                for environment in self._environments.values()
+                for container in self.tools.engine.containers_by_id(environment.labels)
+            ]
+        return []
+
+    def _opened(self, environment: AnyEnvironment) -> AnyEnvironment:
+        """Open an environment, once, whichever stage comes first."""
+        with self._opening:
+            first = self._environments.setdefault(environment.project, environment)
+            if first is environment:
+                environment.open()
+        return cast(AnyEnvironment, first)
+
+    def _release(self, stage: str, *, own: bool) -> ReleaseEnvironment:
+        return ReleaseEnvironment(
+            self.tools, stage, "release.yaml", ReleaseRoles, run=self.id,
+            variables={"REVISION": self.source.revision}, own=own,
+        )  # fmt: skip
+
+    def _tear_down(self, *, failed: bool) -> None:
+        problems: list[str] = []
+        for environment in self._environments.values():
+            keep = self.settings.keep == "always" or (failed and self.settings.keep == "failure")
+            if failed:
+                self._save_logs(environment)
+            if environment.own or keep:
+                if not self.dry:
+                    self.console.note(
+                        f"{environment.project} goes on running; "
+                        f"invoke {'release.stop' if environment.own else 'clean'} removes it"
+                    )
+                continue
+            try:
+                environment.remove()
+            except Failure as failure:
+                problems += [failure.message, *failure.evidence]
+        if problems:
+            raise StageFailed(
+                "not everything could be removed", evidence=problems, hint="invoke clean tries again"
+            )
+
+    def _save_logs(self, environment: TestEnvironment | ReleaseEnvironment) -> None:
+        with suppress(Failure):
+            text = "\n".join(environment.logs())
+            path = self._folder / f"{environment.project}.log"
+            path.write_text(self.console.mask(text) + "\n", encoding="utf-8")
+
+    @property
+    def _folder(self) -> Path:
+        return self.tools.checkout.target / "runs" / self.id
+
+    def _write_record(self, error: BaseException | None) -> None:
+        code = 0 if error is None else getattr(error, "exit_code", 1)
+        record = {
+            "id": self.id,
+            "goals": sorted(self._goals),
+            "environment": self.settings.name,
+            "revision": self.source.revision,
+            "began": datetime.fromtimestamp(self._began, UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - self._began, 3),
+            "exit_code": code,
+            "failure": self.console.mask(str(error)) if error else "",
+            "stages": self._stages,
+        }
+        temporary = self._folder / "run.json.tmp"
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, self._folder / "run.json")
+
+
+def _tracked(processes: Processes, path: Path) -> bool:
+    try:
+        processes.read(["git", "ls-files", "--error-unmatch", "--", str(path)])
+    except Failure:
+        return False
+    return True
+
+
+def _forget_old_runs(folder: Path) -> None:
+    for old in sorted(folder.iterdir())[:-RUNS_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,62 @@
+"""What is being released: the commit, as git tells."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tasks.engine.process import CommandFailed, Processes
+
+UNVERSIONED = "unversioned"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The commit: its full hash (with `-dirty` if the tree is not what was committed), its time in
+    seconds since 1970, and the address of the repository (no credentials in it).
+    """
+
+    revision: str
+    time: int
+    address: str
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the revision does not say all there is to the source."""
+        return self.revision.endswith("-dirty") or self.revision == UNVERSIONED
+
+    @property
+    def created(self) -> str:
+        """The commit's time, as OCI annotations want it (RFC 3339)."""
+        return datetime.fromtimestamp(self.time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def inspect(root: Path, processes: Processes) -> Source:
+    """Return what git says of the checkout at `root`.
+
+    Outside of git the revision is "unversioned": such a release can be tested, not published.
+    Raises CommandFailed if git refuses (a checkout of another owner, for instance).
+    """
+    if not (root / ".git").exists():
+        return Source(UNVERSIONED, 0, "")
+    git = ["git", "-C", str(root)]
+    try:
+        revision, seconds = processes.read([*git, "log", "-1", "--format=%H %ct"]).split()
+    except CommandFailed as error:
+        if "does not have any commits yet" in " ".join(error.output):
+            return Source(UNVERSIONED, 0, "")
+        raise
+    changes = processes.read([*git, "status", "--porcelain"])
+    return Source(
+        f"{revision}-dirty" if changes else revision, int(seconds), _address(git, processes)
+    )
+
+
+def _address(git: list[str], processes: Processes) -> str:
+    try:
+        address = processes.read([*git, "config", "--get", "remote.origin.url"]).strip()
+    except CommandFailed:  # there is no remote
+        return ""
+    return re.sub(r"(?<=://)[^/@]*@", "", address)

@@ -1,0 +1,223 @@
+"""What makes an Invoke task a stage, and how the graph of stages is executed.
+
+Invoke runs a task's `pre` tasks one after the other. Here they are a graph: a stage starts as soon
+as those it depends on have passed, independent ones side by side, each of them once. The first
+failure ends the run, and whatever way a run ends, its environments are taken down.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import invoke.executor
+from invoke.collection import Collection
+from invoke.exceptions import Exit
+from invoke.tasks import Call, Task
+
+from tasks.errors import DiskFailure, Failure, Interrupted, Misconfigured
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
+
+
+class Stage(Task[Any]):
+    """A task that does something. Its body gets the run, and has no parameters.
+
+    `alone` stages wait for all that were named before them, and those named after wait for them.
+    """
+
+    alone = False
+    changes = True
+
+    # Invoke takes two tasks of one name whose bodies look alike for the same one, and copies tasks
+    # as it loads the tree. A stage is itself, and nothing else.
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+class Removal(Stage):
+    """A stage that takes away what others have made: never side by side with them."""
+
+    alone = True
+
+
+class Question(Stage):
+    """A task that prints an answer and changes nothing: it waits for no other run."""
+
+    alone = True
+    changes = False
+
+
+class Executor(invoke.executor.Executor):
+    """Executes the graph of all tasks on the command line."""
+
+    def execute(self, *tasks: Any) -> dict[Any, Any]:
+        """Run the tasks; raises Exit with the exit code of the first failure."""
+        self.config.load_collection(self.collection.configuration())
+        self.config.load_shell_env()
+        calls = self.dedupe(self.expand_calls(self.normalize(tasks)))
+        strangers = [call.task.name for call in calls if not isinstance(call.task, Stage)]
+        names = dict(_named(self.collection))
+        goals = [names[call.task] for call in self.normalize(tasks)]
+        try:
+            if strangers:
+                raise Misconfigured(f"{strangers} are no stages", hint="@task(klass=Stage)")
+            with _signals_raise() as force:
+                self._run([cast(Stage, call.task) for call in calls], names, goals, force)
+        except Failure as failure:
+            _show(failure)
+            raise Exit(code=failure.exit_code) from failure
+        return {}
+
+    def _run(
+        self,
+        stages: Sequence[Stage],
+        names: dict[Task[Any], str],
+        goals: Sequence[str],
+        force: Callable[[Callable[[], list[str]]], None],
+    ) -> None:
+        from tasks.engine.run import Run  # noqa: PLC0415  (`invoke --list` needs none of it)
+
+        def enter(stage: Stage) -> None:
+            with run.stage(names[stage]) if stage.changes else nullcontext():
+                stage.body(run)
+
+        changes = any(stage.changes for stage in stages)
+        dry = self.config.run.dry
+        with (
+            _disk_failures(),
+            Run(ROOT, self.config.env, goals, os.environ, dry=dry, changes=changes) as run,
+        ):
+            force(run.left)
+            jobs = 1 if dry else run.settings.jobs
+            execute(stages, enter, jobs, cancel=run.tools.processes.stop_all)
+
+
+def execute(
+    stages: Sequence[Stage],
+    body: Callable[[Stage], None],
+    jobs: int,
+    cancel: Callable[[], None] = lambda: None,
+) -> None:
+    """Call `body` with each of `stages`, as soon as those it depends on have passed.
+
+    `stages` are in an order in which they could run one by one; at most `jobs` run at a time.
+    After a failure none is started any more, `cancel` is called, and the first failure is raised
+    when those that run have ended. Raises Misconfigured if the stages depend on one another in a
+    circle.
+    """
+    sorter = TopologicalSorter(_dependencies(stages))
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise Misconfigured(f"stages depend on one another in a circle: {error.args[1]}") from None
+    waiting: list[Stage] = []
+    running: dict[Future[None], Stage] = {}
+    failure: BaseException | None = None
+    with ThreadPoolExecutor(jobs, thread_name_prefix="stage") as pool:
+        try:
+            while sorter.is_active():
+                waiting = sorted([*waiting, *sorter.get_ready()], key=stages.index)
+                while waiting and len(running) < jobs and failure is None:
+                    stage = waiting.pop(0)
+                    context = contextvars.copy_context()
+                    running[pool.submit(context.run, body, stage)] = stage
+                if not running:
+                    break
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    sorter.done(running.pop(future))
+                    if future.exception() is not None and failure is None:
+                        failure = future.exception()
+                        cancel()
+        except BaseException:
+            cancel()
+            raise
+    if failure is not None:
+        raise failure
+
+
+def _dependencies(stages: Sequence[Stage]) -> dict[Stage, set[Stage]]:
+    graph: dict[Stage, set[Stage]] = {
+        stage: {cast(Stage, call.task if isinstance(call, Call) else call) for call in stage.pre}
+        for stage in stages
+    }
+    for index, stage in enumerate(stages):
+        if stage.alone:
+            graph[stage] |= set(stages[:index])
+            for later in stages[index + 1 :]:
+                graph[later].add(stage)
+    return graph
+
+
+def _named(collection: Collection, prefix: str = "") -> Iterator[tuple[Task[Any], str]]:
+    """Yield all tasks of a tree with their full names."""
+    for name, task in collection.tasks.items():
+        yield task, prefix + name
+    for name, inner in collection.collections.items():
+        yield from _named(inner, f"{prefix}{name}.")
+
+
+@contextmanager
+def _signals_raise() -> Iterator[Callable[[Callable[[], list[str]]], None]]:
+    """Turn the first signal that asks us to end into Interrupted, in the main thread.
+
+    Those that follow are ignored while the run is taken down, but for Ctrl-C, which forces the end
+    at once and lists what is left. The block gets a function to say what lists it.
+    """
+    what_is_left: list[Callable[[], list[str]]] = [list]
+    seen: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if not seen:
+            seen.append(number)
+            raise Interrupted(number, signal.Signals(number).name)
+        if number == signal.SIGINT:
+            left = what_is_left[-1]()
+            print("forced; left behind:", *(left or ["nothing"]), sep="\n  ", file=sys.stderr)  # noqa: T201
+            os._exit(128 + number)
+
+    # What is ignored (nohup) stays ignored.
+    before = {s: signal.getsignal(s) for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield what_is_left.append
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _disk_failures() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK:
+            raise DiskFailure(f"cannot write: {error}", hint="make room and try again") from error
+        raise
+
+
+def _show(failure: Failure) -> None:
+    from tasks.engine.console import Console  # noqa: PLC0415
+
+    Console().failure(failure)

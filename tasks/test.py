@@ -1,0 +1,42 @@
+"""The application's own tests, in an environment of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from invoke.tasks import task
+
+from tasks import build
+from tasks.stages import Stage
+
+if TYPE_CHECKING:
+    from tasks.engine.run import Run
+
+
+@task(klass=Stage, pre=[build.base])
+def image(run: Run) -> None:
+    """Build the image that holds the application's source and its tests."""
+    run.images.build(run.images.roles.tests)
+
+
+@task(klass=Stage, pre=[build.services])
+def db(run: Run) -> None:
+    """Start the database of the test environment and wait until it is ready."""
+    run.test_environment.start_database()
+
+
+@task(klass=Stage, pre=[image])
+def unit(run: Run) -> None:
+    """Run the unit tests, without a database."""
+    run.test_environment.run_tests("unit")
+
+
+@task(klass=Stage, pre=[image, db])
+def integration(run: Run) -> None:
+    """Run the integration tests against the real database."""
+    run.test_environment.run_tests("integration")
+
+
+@task(klass=Stage, pre=[unit, integration], default=True, name="all")
+def everything(_: Run) -> None:
+    """Run all tests of the application."""
