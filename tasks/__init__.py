@@ -10,7 +10,8 @@ environment. `errors` has the failures a user can act on.
 `engine` is the machinery; it knows neither Invoke nor the application. In the order of the data:
 
 - `run`: one run, what its stages share, its record and its end; holds all below
-- `environments`: a compose project, from up to teardown; asks with `readiness`, judges with `reports`
+- `environments`: a compose project, from up to teardown; asks with
+  `readiness`, judges with `reports`
 - `images`: what is built, on which `base`, with which `buildsecrets`; `wheelhouse`: the artifact
 - `source`: the commit; `checkout`: who we are on the engine, and who is at work here
 - `roles`: which service plays which role, from the compose files

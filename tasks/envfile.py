@@ -95,15 +95,15 @@ def write(path: Path, values: Mapping[str, str], comment: str) -> None:
     """
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(f"# {comment}\n")
             stream.writelines(f"{key}={quoted(text)}\n" for key, text in values.items())
             stream.flush()
             os.fsync(descriptor)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
-            os.unlink(temporary)
+            Path(temporary).unlink()
         raise
 
 
@@ -119,7 +119,7 @@ def _content(path: Path) -> tuple[bytes, int]:
         # what was opened, which may be another file by now.
         _require_file(path.stat())
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as stream:
+        with os.fdopen(descriptor, "rb") as stream:
             status = os.fstat(descriptor)
             _require_file(status)
             content = stream.read(MAXIMUM_BYTES + 1)

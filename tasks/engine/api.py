@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from docker.models.containers import Container
 
 TIMEOUT_SECONDS = 60
+START_HINT = "start it (./bootstrap does, as root on Debian or Ubuntu), or set DOCKER_HOST right"
 NOT_RUNNABLE = (126, 127)  # the shell's codes for "cannot be executed" and "not found"
 
 
@@ -90,7 +91,9 @@ class Engine:
                     return Answer(yes=False, text=str(error.explanation))
                 raise
         if code in NOT_RUNNABLE:
-            raise Misconfigured(f"the probe {command[0]} cannot be run", evidence=output.splitlines())
+            raise Misconfigured(
+                f"the probe {command[0]} cannot be run", evidence=output.splitlines()
+            )
         if code == 0 and expect not in output:
             return Answer(yes=False, text=f"{output.strip()} (expected: {expect})")
         return Answer(yes=code == 0, text=output.strip() or f"exit code {code}")
@@ -287,7 +290,7 @@ class Engine:
             raise Unavailable(
                 f"the Docker engine does not answer at {self._host or 'its default address'}",
                 evidence=[str(error)],
-                hint="start it (./bootstrap does, as root on Debian or Ubuntu), or mend DOCKER_HOST",
+                hint=START_HINT,
             ) from error
 
     @cached_property
@@ -327,5 +330,3 @@ def _translated() -> Iterator[None]:
         raise StageFailed(f"the engine refused: {error.explanation or error}") from error
     except DockerException as error:
         raise Unavailable("the Docker engine cannot be used", evidence=[str(error)]) from error
-
-

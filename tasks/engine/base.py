@@ -75,10 +75,12 @@ def _bootstrapped(tools: Tools, refusal: Failure) -> str:
             ["mmdebstrap", "--variant=minbase", "--include=ca-certificates",
              f"--architectures={tools.engine.architecture()}",
              # as in Debian's "slim" images; copyrights stay
-             "--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/locale/*",
-             "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+             "--dpkgopt=path-exclude=/usr/share/man/*",
+             "--dpkgopt=path-exclude=/usr/share/locale/*",
+             "--dpkgopt=path-exclude=/usr/share/doc/*",
+             "--dpkgopt=path-include=/usr/share/doc/*/copyright",
              suite, str(archive)],
-            show=lambda line: "",
+            show=lambda _: "",
         )  # fmt: skip
         tools.processes.run(compose.import_image(archive, name, tools.checkout.labels))
     tools.console.note(f"base image: {name}, bootstrapped from Debian {suite}")

@@ -1,4 +1,4 @@
-"""This checkout: who it is on a shared engine, and who is at work in it."""
+"""The checkout at hand: who it is on a shared engine, and who is at work in it."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ def pull(reference: str) -> list[str]:
 
 def import_image(archive: Path, reference: str, labels: dict[str, str]) -> list[str]:
     """Make an image of one layer from a root file system in a tar archive."""
-    changes = [part for key, value in labels.items() for part in ("--change", f"LABEL {key}={value}")]
+    changes = [
+        part for key, value in labels.items() for part in ("--change", f"LABEL {key}={value}")
+    ]
     return ["docker", "import", "--change", 'CMD ["bash"]', *changes, str(archive), reference]
 
 

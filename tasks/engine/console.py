@@ -129,7 +129,7 @@ class Console:
             self._write_log(text)
             # Whoever read our output has gone; there is nobody left to tell.
             with suppress(BrokenPipeError, ValueError):
-                print(text, file=sys.stdout, flush=True)
+                print(text, file=sys.stdout, flush=True)  # noqa: T201
 
     def _say(self, text: str, *, style: str = "") -> None:
         text = self.mask(text)

@@ -13,7 +13,7 @@ from tasks.engine import compose, reports
 from tasks.engine.checkout import owner
 from tasks.engine.images import read_config
 from tasks.engine.process import EVIDENCE_LINES
-from tasks.engine.readiness import Ready, State, Wait
+from tasks.engine.readiness import Ready, Wait
 from tasks.engine.roles import FrontEnd, Probed, ReleaseRoles, Roles, TestRoles, Tests, parse
 from tasks.engine.tools import Tools
 from tasks.errors import StageFailed
@@ -104,7 +104,7 @@ class Environment(Generic[Roles]):
             compose.up(self.project, self._file, services),
             environment=self._environment,
             folder=self._tools.compose_folder,
-            show=lambda line: "",
+            show=lambda _: "",
         )
 
     def ready(self, probed: Probed, deadline: float, *beside: str, confirmations: int = 1) -> None:
@@ -254,9 +254,7 @@ class Environment(Generic[Roles]):
             return reports.Finished(one.service, 0, None)
         container = self._containers(one.service)[one.service]
         code = self._finished(one.service, container, self._tools.settings.test_timeout)
-        return reports.Finished(
-            one.service, code, self._tools.engine.file(container, one.report)
-        )
+        return reports.Finished(one.service, code, self._tools.engine.file(container, one.report))
 
     def _finished(self, service: str, container: Container, timeout: float) -> int:
         """Show a container's lines until it ends, and return its exit code.
@@ -368,5 +366,3 @@ def _start_database(
 def _told(service: str, ready: Ready) -> str:
     tries = "1 try" if ready.tries == 1 else f"{ready.tries} tries"
     return f"{service} is ready after {ready.seconds:.2f} s, {tries}"
-
-

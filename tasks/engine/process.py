@@ -155,7 +155,9 @@ def classified(failure: CommandFailed) -> Failure:
     text = "\n".join(failure.output)
     low = text.lower()
     if any(word in low for word in _DISK_WORDS):
-        return DiskFailure(failure.message, evidence=failure.evidence, hint="make room and try again")
+        return DiskFailure(
+            failure.message, evidence=failure.evidence, hint="make room and try again"
+        )
     if "permission denied" in low and "docker.sock" in low:
         return Unavailable(
             "the Docker engine may not be used by this user",

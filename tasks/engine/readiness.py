@@ -31,8 +31,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class State:
-    """What the engine says of a container: its status ("running", "exited", ...), exit code,
-    when it was started last (which identifies a start), and how often it was started again.
+    """What the engine says of a container.
+
+    Its status ("running", "exited", ...), exit code, when it was started last (which identifies
+    a start), and how often the engine started it again.
     """
 
     service: str

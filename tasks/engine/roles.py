@@ -103,7 +103,9 @@ def parse(config: str, kind: type[Roles], file: str) -> Roles:
         ) from None
     missing = sorted(_services(roles) - set(document["services"]))
     if missing:
-        raise Misconfigured(f"compose/{file}: x-seatrial names services that are not there: {missing}")
+        raise Misconfigured(
+            f"compose/{file}: x-seatrial names services that are not there: {missing}"
+        )
     return roles
 
 
@@ -119,5 +121,7 @@ def _services(role: Any) -> set[str]:
         case tuple():
             return set().union(*map(_services, role))
         case BaseModel():
-            return set().union(*(_services(getattr(role, name)) for name in type(role).model_fields))
+            return set().union(
+                *(_services(getattr(role, name)) for name in type(role).model_fields)
+            )
     return set()

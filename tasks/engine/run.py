@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
 import threading
@@ -125,8 +124,10 @@ class Run:
 
     @cached_property
     def release_environment(self) -> ReleaseEnvironment:
-        """The release environment: the user's own if it was asked for by name, or if acceptance
-        tests alone are asked for while it runs; else one that lasts as long as this run.
+        """The release environment of this run.
+
+        The user's own if it was asked for by name, or if acceptance tests alone are asked for
+        while it runs; else one that lasts as long as this run.
         """
         own = self.own_release_environment
         if self._goals & _OWN_STAGES or ("acceptance.run" in self._goals and own.exists):
@@ -270,7 +271,9 @@ class Run:
                 problems += [failure.message, *failure.evidence]
         if problems:
             raise StageFailed(
-                "not everything could be removed", evidence=problems, hint="invoke clean tries again"
+                "not everything could be removed",
+                evidence=problems,
+                hint="invoke clean tries again",
             )
 
     def _save_logs(self, environment: TestEnvironment | ReleaseEnvironment) -> None:
@@ -298,7 +301,7 @@ class Run:
         }
         temporary = self._folder / "run.json.tmp"
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, self._folder / "run.json")
+        temporary.replace(self._folder / "run.json")
 
 
 def _tracked(processes: Processes, path: Path) -> bool:

@@ -14,8 +14,10 @@ UNVERSIONED = "unversioned"
 
 @dataclass(frozen=True)
 class Source:
-    """The commit: its full hash (with `-dirty` if the tree is not what was committed), its time in
-    seconds since 1970, and the address of the repository (no credentials in it).
+    """The commit.
+
+    Its full hash (with `-dirty` if the tree is not what was committed), its time in seconds since
+    1970, and the address of the repository (no credentials in it).
     """
 
     revision: str
