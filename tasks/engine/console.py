@@ -54,11 +54,17 @@ def masker(secrets: Iterable[str]) -> Callable[[str], str]:
     return mask
 
 
+class _Terminal(Terminal):
+    def on_broken_pipe(self) -> None:
+        """Go on in silence: Rich would end the process, and with it the run."""
+        self.quiet = True
+
+
 class Console:
     """Shows a run to whoever looks: a terminal, a CI service's log, the run's own log."""
 
     def __init__(self) -> None:
-        self._terminal = Terminal(stderr=True, highlight=False, soft_wrap=True)
+        self._terminal = _Terminal(stderr=True, highlight=False, soft_wrap=True)
         self._lock = threading.Lock()
         self._log: TextIO | None = None
         self.mask: Callable[[str], str] = str

@@ -141,7 +141,9 @@ class Wait:
         return self._elapsed() >= self.deadline
 
     def _pause(self, state: RetryCallState) -> float:
-        backoff = wait_exponential_jitter(FIRST_WAIT, LONGEST_WAIT, exp_base=1.5, jitter=FIRST_WAIT)
+        backoff = wait_exponential_jitter(
+            multiplier=FIRST_WAIT, max=LONGEST_WAIT, exp_base=1.5, jitter=FIRST_WAIT
+        )
         return max(0.0, min(backoff(state), self.deadline - self._elapsed()))
 
     def _failure(self, why: str, tries: int) -> StageFailed:
