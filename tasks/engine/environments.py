@@ -45,6 +45,7 @@ class Environment(Generic[Roles]):
     ) -> None:
         self.project = f"{tools.image_prefix}-{stage}"
         self.own = own
+        self.in_use = False  # whether the user has it already: it then outlives a failed run too
         self._tools = tools
         self._file = file
         self._kind = kind
@@ -59,7 +60,9 @@ class Environment(Generic[Roles]):
         if self._tools.dry:
             return self
         if self.own:
-            self._run = self._made_by() or self._run
+            made_by = self._made_by()
+            self._run = made_by or self._run
+            self.in_use = bool(made_by)
         elif self._tools.engine.containers_by_id(self.labels):
             self._tools.console.note(f"removing what an earlier run left of {self.project}")
             self.remove()

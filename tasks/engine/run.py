@@ -142,6 +142,7 @@ class Run:
     def release_started(self) -> None:
         """Print the URL of the release environment, if it was asked to be left running."""
         if self.release_environment.own and not self.dry:
+            self.release_environment.in_use = True
             self.console.result(self.release_environment.address())
 
     def accepted(self) -> None:
@@ -258,15 +259,15 @@ class Run:
             keep = self.settings.keep == "always" or (failed and self.settings.keep == "failure")
             if failed:
                 self._save_logs(environment)
-            if environment.own or keep:
-                if not self.dry:
+            keep |= environment.own and (not failed or environment.in_use)
+            try:
+                if not keep:
+                    environment.remove()
+                elif not self.dry and environment.exists:
                     self.console.note(
                         f"{environment.project} goes on running; "
                         f"invoke {'release.stop' if environment.own else 'clean'} removes it"
                     )
-                continue
-            try:
-                environment.remove()
             except Failure as failure:
                 problems += [failure.message, *failure.evidence]
         if problems:
