@@ -52,6 +52,12 @@ def _ip_address(text: str) -> str:
     return text
 
 
+def _switch(text: object) -> object:
+    if isinstance(text, str):
+        return {"on": True, "off": False}.get(text, "neither")
+    return text
+
+
 def _names(text: object) -> object:
     if not isinstance(text, str):
         return text
@@ -87,6 +93,28 @@ _SecondsOrNone = Annotated[
     float, Field(ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more")
 ]
 _Jobs = Annotated[int, Field(ge=1, le=64, description="a number of stages from 1 to 64")]
+_Switch = Annotated[bool, BeforeValidator(_switch), Field(description="on or off")]
+_Host = Annotated[
+    str,
+    Field(pattern=r"^$|^[A-Za-z0-9.\[\]:-]+$", description="host or host:port, without a scheme"),
+]
+_Repository = Annotated[
+    str,
+    Field(
+        pattern=r"^$|^[a-z0-9]+(?:(?:\.|_|__|-+|/)[a-z0-9]+)*$",
+        max_length=200,
+        description="a repository's path, such as team/todo",
+    ),
+]
+_Url = Annotated[
+    str, Field(pattern=r"^$|^https?://[^@\s]+$", description="an http(s) address, no user in it")
+]
+_BuildNumber = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_.-]{0,100}$", description="letters, digits, _ . -")
+]
+_Reference = Annotated[
+    str, Field(pattern=r"^$|^[^\s/]+/[^\s]+$", description="registry/repository:tag or @digest")
+]
 _Keep = Annotated[
     Literal["never", "failure", "always"], Field(description="never, failure or always")
 ]
@@ -117,10 +145,27 @@ class Fields(BaseModel):
     keep: _Keep = "never"
     jobs: _Jobs = 2
     generated_secrets: _ApplicationNames = ()
+    publish: _Switch = False
+    registry: _Host = ""
+    repository: _Repository = ""
+    index_url: _Url = ""
+    index_username: str = ""
+    index_password: str = ""
+    ca_file: str = ""
+    publish_deadline: _Seconds = 300
+    latest_branch: str = "main"
+    build_number: _BuildNumber = ""
+    signing_key: str = ""
+    signing_key_file: str = ""
+    trusted_keys: str = ""
+    trusted_keys_file: str = ""
+    verify_image: _Reference = ""
 
 
 KEYS: Mapping[str, str] = MappingProxyType({field.upper(): field for field in Fields.model_fields})
 """The known keys, each with its field; those of the application come on top."""
+
+_OURS_ALONE = frozenset({"SIGNING_KEY", "INDEX_PASSWORD"})
 
 
 class Origin(NamedTuple):
@@ -142,26 +187,32 @@ class Settings(Fields):
     warnings: tuple[str, ...]
 
     def compose_environment(self) -> dict[str, str]:
-        """Return exactly the variables compose gets: all keys, and the application's."""
-        typed = {key: _written(getattr(self, field)) for key, field in KEYS.items()}
-        return {**typed, **self.application}
+        """Return exactly the variables compose gets: all keys, and the application's.
+
+        But for the secrets that are ours: no container needs them.
+        """
+        return {key: text for key, text in self._texts().items() if key not in _OURS_ALONE}
 
     def secrets(self) -> tuple[str, ...]:
         """Return the values to mask, none empty.
 
         The longest come first: masked after its own beginning, a secret would leave its tail.
         """
-        environment = self.compose_environment()
-        values = {environment[key] for key in self.secret_keys} - {""}
+        texts = self._texts()
+        values = {texts[key] for key in self.secret_keys} - {""}
         return tuple(sorted(values, key=lambda value: (-len(value), value)))
 
     def explain(self) -> list[Origin]:
         """Return every setting with its source: the typed ones first, then the application's."""
-        environment = self.compose_environment()
+        texts = self._texts()
         return [
-            Origin(key, self._shown(key, environment[key]), self.sources.get(key, "default"))
+            Origin(key, self._shown(key, texts[key]), self.sources.get(key, "default"))
             for key in (*KEYS, *sorted(self.application))
         ]
+
+    def _texts(self) -> dict[str, str]:
+        typed = {key: _written(getattr(self, field)) for key, field in KEYS.items()}
+        return {**typed, **self.application}
 
     def _shown(self, key: str, value: str) -> str:
         return MASK if value and key in self.secret_keys else value
@@ -325,6 +376,8 @@ def _wrong_values(given: Mapping[str, _Given]) -> list[tuple[str, str]]:
 
 def _written(value: object) -> str:
     """Write a field's value as it would be in an env file."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
     if isinstance(value, tuple):
         return ",".join(value)
     return str(value).removesuffix(".0") if isinstance(value, float) else str(value)
