@@ -55,9 +55,10 @@ def collect(checkout: Checkout) -> Wheelhouse:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for part in _PARTS:
-        for wheel in (export / part).iterdir():
+        for name in getattr(house, part):
+            wheel = export / part / name
             wheel.chmod(0o644)
-            wheel.rename(folder / wheel.name)
+            wheel.rename(folder / name)
     shutil.rmtree(export)
     record = _record(checkout)
     temporary = record.with_suffix(".tmp")
@@ -74,7 +75,14 @@ def verified(checkout: Checkout) -> Wheelhouse:
     record = _record(checkout)
     if not record.exists():
         raise StageFailed("there is no wheelhouse", hint="invoke build.wheels makes it")
-    house = Wheelhouse(**json.loads(record.read_text()))
+    try:
+        house = Wheelhouse(**json.loads(record.read_text()))
+    except (ValueError, TypeError) as error:
+        raise StageFailed(
+            f"target/{record.name} is not what was recorded",
+            evidence=[str(error)],
+            hint="invoke build.wheels builds it anew",
+        ) from None
     expected = {**house.application, **house.dependencies}
     found = _hashed(checkout.target / "wheelhouse")
     problems = [
@@ -116,7 +124,8 @@ def _record(checkout: Checkout) -> Path:
 
 
 def _hashed(folder: Path) -> dict[str, str]:
-    return {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {path.name: _sha256(path) for path in paths}
 
 
 def _sha256(path: Path) -> str:
