@@ -22,4 +22,5 @@ def image(run: Run) -> None:
 @task(klass=Stage, pre=[image, release.start], default=True)
 def run(run: Run) -> None:
     """Run the acceptance tests against the release environment, through its front end."""
-    run.release_environment.accept()
+    counts = run.release_environment.accept()
+    run.witness.acceptance(run.release_environment, counts)

@@ -28,3 +28,4 @@ def services(run: Run) -> None:
 def wheels(run: Run) -> None:
     """Build the application's wheel and collect its dependencies, in target/wheelhouse."""
     run.images.wheels()
+    run.witness.wheels(run.images.base_id())

@@ -24,6 +24,7 @@ def settings(run: Run) -> None:
 def image(run: Run) -> None:
     """Build the release image, from the wheelhouse alone."""
     run.images.release()
+    run.witness.image(run.images.release_id(), run.images.base_id())
 
 
 @task(klass=Stage, pre=[image])

@@ -149,6 +149,8 @@ class Fields(BaseModel):
     registry: _Host = ""
     repository: _Repository = ""
     index_url: _Url = ""
+    index_simple_url: _Url = ""
+    publish_dependencies: _Switch = True
     index_username: str = ""
     index_password: str = ""
     ca_file: str = ""

@@ -28,13 +28,15 @@ def db(run: Run) -> None:
 @task(klass=Stage, pre=[image])
 def unit(run: Run) -> None:
     """Run the unit tests, without a database."""
-    run.test_environment.run_tests("unit")
+    counts = run.test_environment.run_tests("unit")
+    run.witness.tests("unit", run.test_environment, counts)
 
 
 @task(klass=Stage, pre=[image, db])
 def integration(run: Run) -> None:
     """Run the integration tests against the real database."""
-    run.test_environment.run_tests("integration")
+    counts = run.test_environment.run_tests("integration")
+    run.witness.tests("integration", run.test_environment, counts)
 
 
 @task(klass=Stage, pre=[unit, integration], default=True, name="all")

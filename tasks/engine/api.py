@@ -10,7 +10,7 @@ import io
 import tarfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -184,6 +184,17 @@ class Engine:
             user=configuration.get("User") or "",
             configuration=found.attrs,
         )
+
+    def tag(self, image_id: str, name: str) -> None:
+        """Give an image another name, `repository:tag`."""
+        repository, _, tag = name.rpartition(":")
+        with _translated():
+            self._client.images.get(image_id).tag(repository, tag)
+
+    def untag(self, name: str) -> None:
+        """Take a name from an image that has others."""
+        with _translated(), suppress(ImageNotFound):
+            self._client.images.remove(name, noprune=True)
 
     def history(self, image_id: str) -> list[str]:
         """Return the commands that made the layers of an image."""

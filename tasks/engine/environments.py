@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self
 
@@ -14,7 +15,16 @@ from tasks.engine.checkout import owner
 from tasks.engine.images import read_config
 from tasks.engine.process import EVIDENCE_LINES
 from tasks.engine.readiness import Ready, Wait
-from tasks.engine.roles import FrontEnd, Probed, ReleaseRoles, Roles, TestRoles, Tests, parse
+from tasks.engine.roles import (
+    FrontEnd,
+    Probed,
+    PublishRoles,
+    ReleaseRoles,
+    Roles,
+    TestRoles,
+    Tests,
+    parse,
+)
 from tasks.engine.tools import Tools
 from tasks.errors import StageFailed
 
@@ -51,7 +61,6 @@ class Environment(Generic[Roles]):
         self._kind = kind
         self._run = run
         self._variables = variables
-        self._roles: Roles | None = None
 
     # --- its life --------------------------------------------------------------------------------
 
@@ -91,13 +100,32 @@ class Environment(Generic[Roles]):
         """Whether it has any container."""
         return bool(self._tools.engine.containers_by_id(self.labels))
 
-    @property
+    @cached_property
     def roles(self) -> Roles:
         """Which service plays which role."""
-        if self._roles is None:
-            config = read_config(self._tools, self.project, self._file, self._environment)
-            self._roles = parse(config, self._kind, self._file)
-        return self._roles
+        return parse(self._configuration, self._kind, self._file)
+
+    @property
+    def configuration(self) -> str:
+        """The compose file with all variables resolved, the same for each run and checkout.
+
+        Secrets are masked, and the names that belong to a run or checkout are neutral.
+        """
+        text = self._tools.console.mask(self._configuration)
+        names = {
+            self._run: "RUN",
+            owner(): "OWNER",
+            self.project: "PROJECT",
+            self._tools.image_prefix: "IMAGE_PREFIX",
+            self._tools.checkout.id: "CHECKOUT",
+        }
+        for name, neutral in names.items():
+            text = text.replace(name, neutral)
+        return text
+
+    @cached_property
+    def _configuration(self) -> str:
+        return read_config(self._tools, self.project, self._file, self._environment)
 
     # --- what can be done with it ----------------------------------------------------------------
 
@@ -198,12 +226,18 @@ class Environment(Generic[Roles]):
 
         Raises StageFailed if the environment does not run.
         """
-        container = self._containers(frontend.service)[frontend.service]
-        return f"http://{self._tools.engine.address(container, frontend.port)}/"
+        return f"http://{self.address_of(frontend)}/"
 
-    def running_image(self, service: str) -> str:
-        """Return the ID of the image that a service runs."""
-        return self._tools.engine.image_of(self._containers(service)[service])
+    def address_of(self, service: FrontEnd) -> str:
+        """Return host:port at which a service is to be reached from here."""
+        container = self._containers(service.service)[service.service]
+        return self._tools.engine.address(container, service.port)
+
+    def images_in_use(self) -> dict[str, str]:
+        """Return the IDs of the images that the containers run, by service."""
+        engine = self._tools.engine
+        there = sorted(engine.containers(self.labels).items())
+        return {service: engine.image_of(container) for service, container in there}
 
     def logs(self) -> list[str]:
         """Return all lines of all containers, by service."""
@@ -346,7 +380,7 @@ class ReleaseEnvironment(Environment[ReleaseRoles]):
 
     def image_in_use(self) -> str:
         """Return the ID of the image that the application's container runs."""
-        return self.running_image(self.roles.application)
+        return self.images_in_use()[self.roles.application]
 
     def _application_ready(self) -> None:
         self.ready(
@@ -356,6 +390,25 @@ class ReleaseEnvironment(Environment[ReleaseRoles]):
     def _restart_application(self, service: str) -> None:
         self.restart(service)
         self._application_ready()
+
+
+class PublishEnvironment(Environment[PublishRoles]):
+    """The registry and the index of this machine."""
+
+    def start(self) -> None:
+        """Start both, and wait until they answer."""
+        deadline = self._tools.settings.frontend_deadline
+        self.up(self.roles.registry.service, self.roles.index.service)
+        self.ready(self.roles.registry, deadline)
+        self.ready(self.roles.index, deadline)
+
+    def registry_address(self) -> str:
+        """Return host:port of the registry."""
+        return self.address_of(self.roles.registry)
+
+    def index_url(self) -> str:
+        """Return the URL that the index takes uploads at."""
+        return f"http://{self.address_of(self.roles.index)}/"
 
 
 def _start_database(

@@ -106,9 +106,18 @@ class Images:
                 hint="hand secrets to builds with RUN --mount=type=secret",
             )
 
+    def base_id(self) -> str:
+        """Return the ID of the image beneath all others; empty if there is none."""
+        return self._id_of(self.roles.base)
+
     def release_id(self) -> str:
         """Return the ID of the release image that was built last; empty if there is none."""
-        image = self._tools.engine.image(f"{self._tools.image_prefix}/{self.roles.release}")
+        return self._id_of(self.roles.release)
+
+    def _id_of(self, target: str) -> str:
+        if self._tools.dry:
+            return ""
+        image = self._tools.engine.image(f"{self._tools.image_prefix}/{target}")
         return image.id if image else ""
 
     def _version(self) -> str:

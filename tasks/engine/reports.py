@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
 from xml.parsers import expat
@@ -23,6 +23,7 @@ class Counts:
     passed: int
     failed: int
     skipped: int
+    names: tuple[str, ...] = field(default=(), repr=False)  # of those that passed
 
     def __str__(self) -> str:
         parts = [f"{self.passed} passed"]
@@ -69,6 +70,11 @@ def judge(report: JUnitXml, finished: Sequence[Finished]) -> Counts:
     return counts
 
 
+def counts_of(name: str, junit: bytes) -> Counts:
+    """Return the counts of a JUnit file. Raises StageFailed if it is none."""
+    return _counts(_parsed(Finished(name, 0, junit)))
+
+
 def _parsed(one: Finished) -> JUnitXml:
     if one.junit is None:
         raise StageFailed(
@@ -101,15 +107,15 @@ def _refuse_document_type(service: str, junit: bytes) -> None:
 
 
 def _counts(report: JUnitXml) -> Counts:
-    passed = failed = skipped = 0
-    for case in _cases(report):
-        if case.is_passed:
-            passed += 1
-        elif _failed(case):
-            failed += 1
-        else:
-            skipped += 1
-    return Counts(passed, failed, skipped)
+    cases = _cases(report)
+    passed = [case for case in cases if case.is_passed]
+    failed = sum(_failed(case) for case in cases if not case.is_passed)
+    return Counts(
+        len(passed),
+        failed,
+        len(cases) - len(passed) - failed,
+        tuple(f"{case.classname}::{case.name}" for case in passed),
+    )
 
 
 def _failed(case: TestCase) -> bool:

@@ -76,6 +76,14 @@ class ImageRoles(_Part):
     check: str
     acceptance: str
     services: tuple[str, ...]
+    publishing: tuple[str, ...]
+
+
+class PublishRoles(_Part):
+    """The roles of `compose/publish.yaml`: the registry and index of this machine."""
+
+    registry: FrontEnd
+    index: FrontEnd
 
 
 Roles = TypeVar("Roles", bound=_Part)

@@ -16,18 +16,20 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 from tasks import settings as settings_room
-from tasks.engine import source
+from tasks.engine import receipts, source
 from tasks.engine.api import Engine
 from tasks.engine.checkout import identify, locked, note_stage
 from tasks.engine.console import Console, masker
-from tasks.engine.environments import ReleaseEnvironment, TestEnvironment
+from tasks.engine.environments import PublishEnvironment, ReleaseEnvironment, TestEnvironment
 from tasks.engine.images import Images
 from tasks.engine.process import Processes
-from tasks.engine.roles import ReleaseRoles, TestRoles
+from tasks.engine.roles import PublishRoles, ReleaseRoles, TestRoles
+from tasks.engine.publishing import Publisher
 from tasks.engine.tools import Tools
+from tasks.engine.witness import Witness
 from tasks.errors import Failure, StageFailed
 
-AnyEnvironment = TypeVar("AnyEnvironment", TestEnvironment, ReleaseEnvironment)
+AnyEnvironment = TypeVar("AnyEnvironment", TestEnvironment, ReleaseEnvironment, PublishEnvironment)
 
 RUNS_KEPT = 20
 
@@ -38,6 +40,15 @@ _PASSED_ON_PREFIXES = (
     "LC_", "XDG_", "DOCKER_", "BUILDX_", "BUILDKIT_", "SSH_", "SSL_", "GIT_", "AWS_", "GOOGLE_",
     "AZURE_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
+
+# What stages write receipts of.
+_RECEIPTS: Mapping[str, tuple[receipts.Stage, ...]] = {
+    "test.unit": ("unit",),
+    "test.integration": ("integration",),
+    "build.wheels": ("wheels",),
+    "release.image": ("image",),
+    "acceptance.run": ("acceptance",),
+}
 
 # Stages that leave a release environment to the user if they are asked for by name.
 _OWN_STAGES = frozenset({"release.db", "release.bootstrap", "release.start"})
@@ -91,7 +102,9 @@ class Run:
         )
         self.forgotten = False  # whether `target/` goes at the end, this run's record with it
         self._stack = ExitStack()
-        self._environments: dict[str, TestEnvironment | ReleaseEnvironment] = {}
+        self._environments: dict[
+            str, TestEnvironment | ReleaseEnvironment | PublishEnvironment
+        ] = {}
         self._opening = threading.Lock()
         self._stages: list[dict[str, Any]] = []
 
@@ -111,6 +124,24 @@ class Run:
     def images(self) -> Images:
         """The project's images."""
         return Images(self.tools, self.source)
+
+    @cached_property
+    def witness(self) -> Witness:
+        """Who writes the receipts of this run."""
+        return Witness(self.tools, self.source, self.id)
+
+    @cached_property
+    def local_registry(self) -> PublishEnvironment:
+        """The registry and the index of this machine; they stay until `clean`."""
+        return PublishEnvironment(
+            self.tools, "publish", "publish.yaml", PublishRoles, run=self.id, variables={},
+            own=True,
+        )  # fmt: skip
+
+    @cached_property
+    def publisher(self) -> Publisher:
+        """Who publishes what was accepted."""
+        return Publisher(self.tools, self.source, self.local_registry)
 
     @cached_property
     def test_environment(self) -> TestEnvironment:
@@ -146,21 +177,17 @@ class Run:
             self.console.result(self.release_environment.address())
 
     def accepted(self) -> None:
-        """Record that the image in the release environment has passed."""
-        if self.dry:
-            return
-        image = self.release_environment.image_in_use()
-        path = self.tools.checkout.target / "accepted.json"
-        text = json.dumps({"image": image, "revision": self.source.revision}) + "\n"
-        path.write_text(text)
-        self.console.note(f"accepted: {image}, revision {self.source.revision}")
+        """Tell which image has passed."""
+        if not self.dry:
+            image = self.release_environment.image_in_use()
+            self.console.note(f"accepted: {image}, revision {self.source.revision}")
 
-    def candidate(self) -> str:
-        """Return the ID of the image that was accepted last. Raises StageFailed if none was."""
-        path = self.tools.checkout.target / "accepted.json"
-        if not path.exists():
-            raise StageFailed("nothing is accepted", hint="invoke release.acceptance")
-        return str(json.loads(path.read_text())["image"])
+    def start_local_registry(self) -> None:
+        """Start the registry and the index of this machine, unless the settings name others."""
+        if not (self.settings.registry and self.settings.index_url):
+            self.images.build(*self.images.roles.publishing)
+            self._opened(self.local_registry).start()
+            self.local_registry.in_use = True  # whatever becomes of this run
 
     def clean(self) -> None:
         """Remove all that this checkout made on the engine; `target/` goes when the run ends.
@@ -187,6 +214,8 @@ class Run:
             if self._changes:
                 note_stage(self.tools.checkout, name)
                 self._stages.append(record)
+                # What it said of an earlier time is not true any more, or not yet again.
+                receipts.remove(self.tools.checkout.target, *_RECEIPTS.get(name, ()))
                 self.console.started()
             yield
             seconds = time.monotonic() - began
@@ -264,9 +293,12 @@ class Run:
                 if not keep:
                     environment.remove()
                 elif not self.dry and environment.exists:
+                    stop = (
+                        "release.stop" if isinstance(environment, ReleaseEnvironment) else "clean"
+                    )
+                    stop = stop if environment.own else "clean"
                     self.console.note(
-                        f"{environment.project} goes on running; "
-                        f"invoke {'release.stop' if environment.own else 'clean'} removes it"
+                        f"{environment.project} goes on running; invoke {stop} removes it"
                     )
             except Failure as failure:
                 problems += [failure.message, *failure.evidence]
@@ -277,7 +309,9 @@ class Run:
                 hint="invoke clean tries again",
             )
 
-    def _save_logs(self, environment: TestEnvironment | ReleaseEnvironment) -> None:
+    def _save_logs(
+        self, environment: TestEnvironment | ReleaseEnvironment | PublishEnvironment
+    ) -> None:
         with suppress(Failure):
             text = "\n".join(environment.logs())
             path = self._folder / f"{environment.project}.log"

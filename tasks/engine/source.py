@@ -56,6 +56,15 @@ def inspect(root: Path, processes: Processes) -> Source:
     )
 
 
+def names(root: Path, processes: Processes) -> tuple[list[str], str]:
+    """Return git's tags of the commit, and the branch it is on ("" for none, or outside of git)."""
+    if not (root / ".git").exists():
+        return [], ""
+    git = ["git", "-C", str(root)]
+    exact = processes.read([*git, "tag", "--points-at", "HEAD"]).split()
+    return exact, processes.read([*git, "branch", "--show-current"]).strip()
+
+
 def _address(git: list[str], processes: Processes) -> str:
     try:
         address = processes.read([*git, "config", "--get", "remote.origin.url"]).strip()
