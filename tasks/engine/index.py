@@ -27,7 +27,7 @@ _PASSING = ("429", "500", "502", "503", "504", "error sending request", "connect
 class Index:
     """A Python index: `url` takes uploads, `simple_url` is where it is read."""
 
-    def __init__(  # noqa: D417
+    def __init__(
         self,
         processes: Processes,
         deadline: Deadline,
@@ -61,9 +61,9 @@ class Index:
     def publish(self, folder: Path, wheels: Mapping[str, str]) -> list[str]:
         """Make sure that the index has these wheels; return the names of those uploaded.
 
-        `wheels` are names with SHA-256, to be found in `folder`. Raises StageFailed with both hashes
-        if a name is there with other content (nothing is sent then), or with what is there and what
-        is missing if not all of them arrived.
+        `wheels` are names with SHA-256, to be found in `folder`. Raises StageFailed with both
+        hashes if a name is there with other content (nothing is sent then), or with what is there
+        and what is missing if not all of them arrived.
         """
         self._require_same(wheels, self.hashes(list(wheels)))
         missing = sorted(wheels.keys() - self.hashes(list(wheels)).keys())

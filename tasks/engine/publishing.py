@@ -314,7 +314,7 @@ class Publisher:
         )
 
     def _verified(self, repository: Repository, subject: Manifest) -> Accepted:
-        """Judge what is attached to an image. More than one set may be: one that holds is enough."""
+        """Judge what is attached to an image: of more than one set, one that holds is enough."""
         found: dict[str, list[bytes]] = {}
         for one in repository.referrers(subject):
             manifest = repository.manifest(one["digest"])

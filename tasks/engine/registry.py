@@ -25,11 +25,8 @@ MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 EMPTY = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
-_ACCEPTED = ", ".join((
-    MANIFEST, INDEX,
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-))  # fmt: skip
+_DOCKER = "application/vnd.docker.distribution.manifest"
+_ACCEPTED = f"{MANIFEST}, {INDEX}, {_DOCKER}.v2+json, {_DOCKER}.list.v2+json"
 _TOO_MANY = 429
 _REQUEST_TIMEOUT = 60.0
 
@@ -69,7 +66,7 @@ def digest(content: bytes) -> str:
 
 
 class _Transport(OrasRegistry):  # type: ignore[misc]
-    """oras' requests and authentication, without its own retries: the policy here is the only one."""
+    """oras' requests and authentication; its own retries go, since ours have a deadline."""
 
     do_request = OrasRegistry.do_request.__wrapped__
 
@@ -138,12 +135,18 @@ class Repository:
             began = self._once("POST", "blobs/uploads/")
             place = requests.compat.urljoin(self._url(""), began.headers["Location"])
             mark = "&" if "?" in place else "?"
-            self._once(
-                "PUT",
-                f"{place}{mark}digest={name}",
-                headers={"Content-Type": "application/octet-stream"},
-                data=content,
-            )
+            try:
+                self._once(
+                    "PUT",
+                    f"{place}{mark}digest={name}",
+                    headers={"Content-Type": "application/octet-stream"},
+                    data=content,
+                )
+            except StageFailed as refusal:
+                # What arrived is not what was sent: truncated on its way.
+                if "_INVALID" in " ".join(refusal.evidence):
+                    raise Again(refusal.message) from refusal
+                raise
 
         self._deadline.tried(f"upload to {self.registry}", upload)
 

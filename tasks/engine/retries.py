@@ -45,10 +45,9 @@ class Deadline:
         return max(0.0, self._end - self.clock())
 
     def tried(self, what: str, operation: Callable[[], Result]) -> Result:
-        """Return what `operation` returns, tried again with backoff and jitter while it raises
-        Again and time is left.
+        """Return what `operation` returns.
 
-        Raises Unavailable at the deadline, or at once if the counterpart asks for more time than
+        It is tried again, with backoff and jitter, while it raises Again and time is left. Raises Unavailable at the deadline, or at once if the counterpart asks for more time than
         is left; `what` names the operation there.
         """
         backoff = wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)

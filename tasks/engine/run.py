@@ -23,8 +23,8 @@ from tasks.engine.console import Console, masker
 from tasks.engine.environments import PublishEnvironment, ReleaseEnvironment, TestEnvironment
 from tasks.engine.images import Images
 from tasks.engine.process import Processes
-from tasks.engine.roles import PublishRoles, ReleaseRoles, TestRoles
 from tasks.engine.publishing import Publisher
+from tasks.engine.roles import PublishRoles, ReleaseRoles, TestRoles
 from tasks.engine.tools import Tools
 from tasks.engine.witness import Witness
 from tasks.errors import Failure, StageFailed
