@@ -47,8 +47,9 @@ class Deadline:
     def tried(self, what: str, operation: Callable[[], Result]) -> Result:
         """Return what `operation` returns.
 
-        It is tried again, with backoff and jitter, while it raises Again and time is left. Raises Unavailable at the deadline, or at once if the counterpart asks for more time than
-        is left; `what` names the operation there.
+        It is tried again, with backoff and jitter, while it raises Again and time is left. Raises
+        Unavailable at the deadline, or at once if the counterpart asks for more time than is left;
+        `what` names the operation there.
         """
         backoff = wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)
 
