@@ -8,6 +8,7 @@ gets both. Whatever passes here has the secrets masked.
 from __future__ import annotations
 
 import base64
+import html
 import json
 import sys
 import threading
@@ -31,19 +32,13 @@ def masker(secrets: Iterable[str]) -> Callable[[str], str]:
     """Return a function that masks `secrets` in a text.
 
     A secret of several lines is masked line by line, as output comes in lines; one that a program
-    prints as JSON, in a URL or in base64 is masked there too.
+    prints as JSON, in a URL, in base64, in XML or as Python's repr is masked there too.
     """
     forms: set[str] = set()
     for secret in secrets:
         # A line of a few characters ("}", "EOF") is no secret, and masking it would blot the log.
         pieces = [secret, *(line for line in secret.splitlines() if len(line) >= 8)]  # noqa: PLR2004
-        for piece in pieces:
-            forms |= {
-                piece,
-                json.dumps(piece)[1:-1],
-                urllib.parse.quote(piece, safe=""),
-                base64.b64encode(piece.encode()).decode(),
-            }
+        forms.update(*map(_forms, pieces))
     ordered = sorted((form for form in forms if form.strip()), key=len, reverse=True)
 
     def mask(text: str) -> str:
@@ -52,6 +47,22 @@ def masker(secrets: Iterable[str]) -> Callable[[str], str]:
         return text
 
     return mask
+
+
+def _forms(text: str) -> set[str]:
+    """Return how programs write a text: as it is, or quoted for where they write it."""
+    in_xml = html.escape(text, quote=False)
+    return {
+        text,
+        json.dumps(text)[1:-1],
+        json.dumps(text, ensure_ascii=False)[1:-1],
+        repr(text)[1:-1],
+        urllib.parse.quote(text, safe=""),
+        urllib.parse.quote_plus(text),
+        base64.b64encode(text.encode()).decode(),
+        in_xml,
+        in_xml.replace('"', "&quot;"),
+    }
 
 
 class _Terminal(Terminal):
