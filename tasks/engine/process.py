@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.engine.console import Console
-from tasks.errors import DiskFailure, Failure, StageFailed, Unavailable
+from tasks.errors import DiskFailure, Failure, Misconfigured, StageFailed, Unavailable
 
 EVIDENCE_LINES = 20
 GRACE_SECONDS = 10.0
@@ -132,8 +132,12 @@ class Processes:
                 errors="replace",
                 start_new_session=True,
             )
-        except FileNotFoundError as error:
-            message = f"{argv[0]} is not installed"
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            where = folder or self._folder
+            if not where.is_dir():
+                raise Misconfigured(f"there is no folder {where}") from error
+            missing = isinstance(error, FileNotFoundError)
+            message = f"{argv[0]} {'is not installed' if missing else 'may not be run'}"
             raise Unavailable(message, hint="./bootstrap prepares this machine") from error
         with self._lock:
             self._running.add(child)
