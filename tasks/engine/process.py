@@ -120,18 +120,20 @@ class Processes:
         stderr: int,
     ) -> Iterator[subprocess.Popen[str]]:
         try:
-            # In a session of its own: a Ctrl-C at the terminal reaches us alone, and we decide.
-            child = subprocess.Popen(  # noqa: S603
-                list(argv),
-                env=self._environment | dict(environment or {}),
-                cwd=folder or self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                errors="replace",
-                start_new_session=True,
-            )
+            with self._lock:  # no child may be missed by `stop_all`
+                # In a session of its own: a Ctrl-C at the terminal reaches us alone, and we decide.
+                child = subprocess.Popen(  # noqa: S603
+                    list(argv),
+                    env=self._environment | dict(environment or {}),
+                    cwd=folder or self._folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    text=True,
+                    errors="replace",
+                    start_new_session=True,
+                )
+                self._running.add(child)
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             where = folder or self._folder
             if not where.is_dir():
@@ -139,8 +141,6 @@ class Processes:
             missing = isinstance(error, FileNotFoundError)
             message = f"{argv[0]} {'is not installed' if missing else 'may not be run'}"
             raise Unavailable(message, hint="./bootstrap prepares this machine") from error
-        with self._lock:
-            self._running.add(child)
         try:
             with child:
                 yield child
