@@ -95,5 +95,5 @@ def _described(holder: Path) -> str:
         about = json.loads(holder.read_text())
         since = datetime.fromtimestamp(about["since"], UTC).astimezone()
         return f"process {about['pid']}, in stage {about['stage']} since {since:%H:%M:%S}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return "it does not say who it is"
