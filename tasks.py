@@ -12,5 +12,5 @@ from tasks import acceptance, build, publish, release, test, workflow  # noqa: E
 releases = Collection.from_module(release)
 releases.add_task(workflow.acceptance, default=True)
 
-namespace = Collection(test, build, releases, acceptance, publish, workflow.clean)
-namespace.configure({"env": "local"})
+namespace = Collection(test, build, releases, acceptance, publish, workflow.plan, workflow.clean)
+namespace.configure({"env": "local", "plan": "release.acceptance"})

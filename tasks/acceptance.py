@@ -19,7 +19,7 @@ def image(run: Run) -> None:
     run.images.build(run.images.roles.acceptance)
 
 
-@task(klass=Stage, pre=[image, release.start], default=True)
+@task(klass=Stage, pre=[image, release.start], default=True, receipt="acceptance")
 def run(run: Run) -> None:
     """Run the acceptance tests against the release environment, through its front end."""
     counts = run.release_environment.accept()

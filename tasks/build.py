@@ -24,7 +24,7 @@ def services(run: Run) -> None:
     run.images.build(*run.images.roles.services)
 
 
-@task(klass=Stage, pre=[base], default=True)
+@task(klass=Stage, pre=[base], default=True, receipt="wheels")
 def wheels(run: Run) -> None:
     """Build the application's wheel and collect its dependencies, in target/wheelhouse."""
     run.images.wheels()

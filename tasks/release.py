@@ -20,7 +20,7 @@ def settings(run: Run) -> None:
         run.console.result(f"{origin.key}={origin.value_shown}  # {origin.source}")
 
 
-@task(klass=Stage, pre=[build.wheels])
+@task(klass=Stage, pre=[build.wheels], receipt="image")
 def image(run: Run) -> None:
     """Build the release image, from the wheelhouse alone."""
     run.images.release()

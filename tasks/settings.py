@@ -54,7 +54,7 @@ def _ip_address(text: str) -> str:
 
 def _switch(text: object) -> object:
     if isinstance(text, str):
-        return {"on": True, "off": False}.get(text, "neither")
+        return {"on": True, "1": True, "off": False, "0": False}.get(text, "neither")
     return text
 
 
@@ -143,7 +143,8 @@ class Fields(BaseModel):
     test_timeout: _Seconds = 900
     lock_timeout: _SecondsOrNone = 0
     keep: _Keep = "never"
-    jobs: _Jobs = 2
+    jobs: _Jobs = 4
+    fresh: _Switch = False
     generated_secrets: _ApplicationNames = ()
     publish: _Switch = False
     registry: _Host = ""

@@ -24,6 +24,7 @@ from invoke.collection import Collection
 from invoke.exceptions import Exit
 from invoke.tasks import Call, Task
 
+from tasks.engine.plan import Node
 from tasks.errors import DiskFailure, Failure, Interrupted, Misconfigured
 
 if TYPE_CHECKING:
@@ -37,11 +38,23 @@ _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 class Stage(Task[Any]):
     """A task that does something. Its body gets the run, and has no parameters.
 
-    `alone` stages wait for all that were named before them, and those named after wait for them.
+    `receipt` names what it writes when it passes: a stage with a receipt for unchanged inputs is
+    not run again. `alone` stages wait for all that were named before them, and those named after
+    wait for them.
     """
 
     alone = False
     changes = True
+
+    def __init__(self, *args: Any, receipt: str = "", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.receipt = receipt
+
+    @property
+    def needs(self) -> list[Stage]:
+        """The stages it depends on."""
+        tasks = (call.task if isinstance(call, Call) else call for call in self.pre)
+        return [cast("Stage", task) for task in tasks]
 
     # Invoke takes two tasks of one name whose bodies look alike for the same one, and copies tasks
     # as it loads the tree. A stage is itself, and nothing else.
@@ -68,6 +81,10 @@ class Question(Stage):
     changes = False
 
 
+class Plan(Question):
+    """Named before other tasks, it has them planned instead of executed."""
+
+
 class Executor(invoke.executor.Executor):
     """Executes the graph of all tasks on the command line."""
 
@@ -75,42 +92,50 @@ class Executor(invoke.executor.Executor):
         """Run the tasks; raises Exit with the exit code of the first failure."""
         self.config.load_collection(self.collection.configuration())
         self.config.load_shell_env()
-        calls = self.dedupe(self.expand_calls(self.normalize(tasks)))
-        strangers = [call.task.name for call in calls if not isinstance(call.task, Stage)]
-        names = dict(_named(self.collection))
-        goals = [names[call.task] for call in self.normalize(tasks)]
         try:
-            if strangers:
-                raise Misconfigured(f"{strangers} are no stages", hint="@task(klass=Stage)")
             with _signals_raise() as force:
-                self._run([cast(Stage, call.task) for call in calls], names, goals, force)
+                self._run(self.normalize(tasks), force)
         except Failure as failure:
             _show(failure)
             raise Exit(code=failure.exit_code) from failure
         return {}
 
-    def _run(
-        self,
-        stages: Sequence[Stage],
-        names: dict[Task[Any], str],
-        goals: Sequence[str],
-        force: Callable[[Callable[[], list[str]]], None],
-    ) -> None:
+    def _run(self, asked: list[Call], force: Callable[[Callable[[], list[str]]], None]) -> None:
         from tasks.engine.run import Run  # noqa: PLC0415  (`invoke --list` needs none of it)
 
-        def enter(stage: Stage) -> None:
-            with run.stage(names[stage]) if stage.changes else nullcontext():
-                stage.body(run)
-
+        names = dict(_named(self.collection))
+        planned = any(isinstance(call.task, Plan) for call in asked)
+        asked = [call for call in asked if not isinstance(call.task, Plan)]
+        if planned and not asked:
+            asked = self.normalize((self.config.plan,))
+        stages = _stages(self.dedupe(self.expand_calls(asked)))
+        goals = {names[call.task] for call in asked}
+        nodes = [
+            Node(names[s], tuple(names[n] for n in s.needs), s.receipt, names[s] in goals)
+            for s in stages
+        ]
+        dry = self.config.run.dry or planned
         changes = any(stage.changes for stage in stages)
-        dry = self.config.run.dry
         with (
             _disk_failures(),
             Run(ROOT, self.config.env, goals, os.environ, dry=dry, changes=changes) as run,
         ):
             force(run.left)
-            jobs = 1 if dry else run.settings.jobs
-            execute(stages, enter, jobs, cancel=run.tools.processes.stop_all)
+            if planned:
+                run.show_plan(nodes)
+                return
+            runs = run.spare(nodes)
+
+            def enter(stage: Stage) -> None:
+                with run.stage(names[stage], stage.receipt) if stage.changes else nullcontext():
+                    stage.body(run)
+
+            execute(
+                [stage for stage in stages if names[stage] in runs],
+                enter,
+                1 if dry else run.settings.jobs,
+                cancel=run.tools.processes.stop_all,
+            )
 
 
 def execute(
@@ -156,11 +181,16 @@ def execute(
         raise failure
 
 
+def _stages(calls: Sequence[Call]) -> list[Stage]:
+    strangers = [call.task.name for call in calls if not isinstance(call.task, Stage)]
+    if strangers:
+        raise Misconfigured(f"{strangers} are no stages", hint="@task(klass=Stage)")
+    return [cast("Stage", call.task) for call in calls]
+
+
 def _dependencies(stages: Sequence[Stage]) -> dict[Stage, set[Stage]]:
-    graph: dict[Stage, set[Stage]] = {
-        stage: {cast(Stage, call.task if isinstance(call, Call) else call) for call in stage.pre}
-        for stage in stages
-    }
+    there = set(stages)
+    graph: dict[Stage, set[Stage]] = {stage: there & set(stage.needs) for stage in stages}
     for index, stage in enumerate(stages):
         if stage.alone:
             graph[stage] |= set(stages[:index])

@@ -25,14 +25,14 @@ def db(run: Run) -> None:
     run.test_environment.start_database()
 
 
-@task(klass=Stage, pre=[image])
+@task(klass=Stage, pre=[image], receipt="unit")
 def unit(run: Run) -> None:
     """Run the unit tests, without a database."""
     counts = run.test_environment.run_tests("unit")
     run.witness.tests("unit", run.test_environment, counts)
 
 
-@task(klass=Stage, pre=[image, db])
+@task(klass=Stage, pre=[image, db], receipt="integration")
 def integration(run: Run) -> None:
     """Run the integration tests against the real database."""
     counts = run.test_environment.run_tests("integration")

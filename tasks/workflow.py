@@ -8,7 +8,7 @@ from invoke.tasks import task
 
 from tasks import acceptance as acceptance_tests
 from tasks import test
-from tasks.stages import Removal, Stage
+from tasks.stages import Plan, Removal, Stage
 
 if TYPE_CHECKING:
     from tasks.engine.run import Run
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 def acceptance(run: Run) -> None:
     """Take the application from source to an acceptance-tested release image: all of the above."""
     run.accepted()
+
+
+@task(klass=Plan)
+def plan(_: Run) -> None:
+    """Show what the tasks named after it would run, what they would skip, and why."""
 
 
 @task(klass=Removal)

@@ -138,9 +138,9 @@ class Engine:
                     raise
 
     def restart(self, container: Container) -> None:
-        """Stop a container as it wishes to be stopped, and start it again."""
+        """Stop a container without giving it time, and start it again."""
         with _translated():
-            container.restart()
+            container.restart(timeout=0)
 
     def file(self, container: Container, path: str) -> bytes | None:
         """Return the bytes of a file in a container, running or not; None if there is none."""

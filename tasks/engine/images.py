@@ -63,9 +63,8 @@ class Images:
         }
 
     def base(self) -> None:
-        """Make the image beneath all others."""
+        """Make sure of the image that `base` is built from."""
         base.make(self._tools)
-        self.build(self.roles.base)
 
     def wheels(self) -> None:
         """Build the wheelhouse and take it over into `target/wheelhouse`."""

@@ -7,27 +7,31 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from tasks import settings as settings_room
-from tasks.engine import receipts, source
+from tasks.engine import plan, receipts, source
 from tasks.engine.api import Engine
 from tasks.engine.checkout import identify, locked, note_stage
 from tasks.engine.console import Console, masker
 from tasks.engine.environments import PublishEnvironment, ReleaseEnvironment, TestEnvironment
 from tasks.engine.images import Images
+from tasks.engine.inputs import Ledger, gather
+from tasks.engine.plan import Decision, Node
 from tasks.engine.process import Processes
-from tasks.engine.publishing import Publisher
 from tasks.engine.roles import PublishRoles, ReleaseRoles, TestRoles
 from tasks.engine.tools import Tools
 from tasks.engine.witness import Witness
 from tasks.errors import Failure, StageFailed
+
+if TYPE_CHECKING:
+    from tasks.engine.publishing import Publisher
 
 AnyEnvironment = TypeVar("AnyEnvironment", TestEnvironment, ReleaseEnvironment, PublishEnvironment)
 
@@ -40,15 +44,6 @@ _PASSED_ON_PREFIXES = (
     "LC_", "XDG_", "DOCKER_", "BUILDX_", "BUILDKIT_", "SSH_", "SSL_", "GIT_", "AWS_", "GOOGLE_",
     "AZURE_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
 )  # fmt: skip
-
-# What stages write receipts of.
-_RECEIPTS: Mapping[str, tuple[receipts.Stage, ...]] = {
-    "test.unit": ("unit",),
-    "test.integration": ("integration",),
-    "build.wheels": ("wheels",),
-    "release.image": ("image",),
-    "acceptance.run": ("acceptance",),
-}
 
 # Stages that leave a release environment to the user if they are asked for by name.
 _OWN_STAGES = frozenset({"release.db", "release.bootstrap", "release.start"})
@@ -66,7 +61,7 @@ class Run:
         self,
         root: Path,
         environment: str,
-        goals: Sequence[str],
+        goals: Collection[str],
         environ: Mapping[str, str],
         *,
         dry: bool,
@@ -141,6 +136,9 @@ class Run:
     @cached_property
     def publisher(self) -> Publisher:
         """Who publishes what was accepted."""
+        # Most runs publish nothing, and its libraries take as long to load as all the others.
+        from tasks.engine.publishing import Publisher  # noqa: PLC0415
+
         return Publisher(self.tools, self.source, self.local_registry)
 
     @cached_property
@@ -178,9 +176,11 @@ class Run:
 
     def accepted(self) -> None:
         """Tell which image has passed."""
-        if not self.dry:
-            image = self.release_environment.image_in_use()
-            self.console.note(f"accepted: {image}, revision {self.source.revision}")
+        target = self.tools.checkout.target
+        if receipts.path(target, "acceptance").exists() and not self.dry:
+            sealed = receipts.content(target, "acceptance")
+            image = receipts.open_sealed("acceptance", sealed, ()).subjects["release"]
+            self.console.note(f"accepted: sha256:{image}, revision {self.source.revision}")
 
     def start_local_registry(self) -> None:
         """Start the registry and the index of this machine, unless the settings name others."""
@@ -203,11 +203,39 @@ class Run:
             raise StageFailed("not everything could be removed", evidence=left)
         self.forgotten = True
 
+    # --- what is spared --------------------------------------------------------------------------
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What is known of earlier results. First asked before anything runs."""
+        return Ledger(self.tools, gather(self.tools, self.source))
+
+    def show_plan(self, nodes: Sequence[Node]) -> None:
+        """Print what would run, what would be skipped, and why."""
+        for line in plan.shown(self._decisions(nodes)):
+            self.console.result(line)
+
+    def spare(self, nodes: Sequence[Node]) -> set[str]:
+        """Return the names of the stages that have to run, and tell which are spared."""
+        if self.dry or not any(node.receipt for node in nodes):
+            return {node.name for node in nodes}
+        decisions = self._decisions(nodes)
+        for decision in decisions.values():
+            if decision.spared:
+                with self.console.stage(decision.name):
+                    self.console.skipped(decision.why)
+        return {name for name, decision in decisions.items() if decision.runs}
+
+    def _decisions(self, nodes: Sequence[Node]) -> dict[str, Decision]:
+        return plan.decide(
+            nodes, self.ledger.reason_to_run, self.ledger.age, fresh=self.settings.fresh
+        )
+
     # --- its course ------------------------------------------------------------------------------
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Show and record a stage, while its block lasts."""
+    def stage(self, name: str, receipt: str = "") -> Iterator[None]:
+        """Show and record a stage, while its block lasts; `receipt` is what it writes."""
         began = time.monotonic()
         record: dict[str, Any] = {"name": name, "result": "failed"}
         with self.console.stage(name):
@@ -215,9 +243,11 @@ class Run:
                 note_stage(self.tools.checkout, name)
                 self._stages.append(record)
                 # What it said of an earlier time is not true any more, or not yet again.
-                receipts.remove(self.tools.checkout.target, *_RECEIPTS.get(name, ()))
+                receipts.remove(self.tools.checkout.target, *filter(None, [receipt]))
                 self.console.started()
             yield
+            if receipt and self._changes:
+                self.ledger.note(receipt)
             seconds = time.monotonic() - began
             record |= {"result": "passed", "seconds": round(seconds, 3)}
             if self._changes:

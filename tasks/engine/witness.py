@@ -108,7 +108,7 @@ class Witness:
             *self._commit(),
             Thing("environment", uri=f"seatrial:environment:{settings.name}"),
             Thing("configuration", {"sha256": hashlib.sha256(configuration.encode()).hexdigest()}),
-            Thing("secrets", {"hmac-sha256": self._fingerprint()}),
+            Thing("secrets", {"hmac-sha256": fingerprint(self._tools)}),
             Thing("seatrial", uri=builder()),
             Thing("run", uri=f"seatrial:run:{self._run}",
                   notes={"started": self._started, "finished": _now()}),
@@ -134,21 +134,24 @@ class Witness:
             "environment": self._tools.settings.name,
         }
 
-    def _fingerprint(self) -> str:
-        """Return what changes if a secret changes, and tells nothing about it to anybody else."""
-        place = self._target / "secrets" / "fingerprint"
-        if not place.exists():
-            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            place.touch(mode=0o600)
-            place.write_bytes(secrets.token_bytes(32))
-        text = "\0".join(self._tools.settings.secrets())
-        return hmac.new(place.read_bytes(), text.encode(), "sha256").hexdigest()
-
     def _write(self, stage: Stage, statement: bytes) -> None:
         key = signing_key(self._tools)
         receipts.write(
             self._target, stage, receipts.seal(statement, receipts.signer(key) if key else None)
         )
+
+
+def fingerprint(tools: Tools) -> str:
+    """Return what changes if a secret changes, and tells nothing about it to anybody else."""
+    place = tools.checkout.target / "secrets" / "fingerprint"
+    if not place.exists():
+        if tools.dry:
+            return ""
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.touch(mode=0o600)
+        place.write_bytes(secrets.token_bytes(32))
+    text = "\0".join(tools.settings.secrets())
+    return hmac.new(place.read_bytes(), text.encode(), "sha256").hexdigest()
 
 
 def signing_key(tools: Tools) -> str:

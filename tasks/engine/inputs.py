@@ -1,0 +1,259 @@
+"""What results depend on: as long as none of it changes, a stage that passed is not run again.
+
+These are, deliberately, all of the following; a change of any of them makes every stage run again:
+
+- each file below `app/` and `compose/`, its mode and content, whether git knows it or not (but for
+  Python's own caches, which `.dockerignore` keeps out of the builds too);
+- the collection itself: `tasks/`, `tasks.py`, `invoke.yaml` and the lock file;
+- the environment's name and every setting, but for those that say how a run is run (`_HOW`);
+- the secrets, as a keyed hash;
+- the commit, since the release image names it;
+- the image beneath all others, by ID.
+
+That a receipt is as it was written, that the reports it speaks of are there, and the images on the
+engine, is asked beside this (`Ledger`). Times decide nothing: the clock may be moved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tasks.engine import base, receipts, witness
+from tasks.engine.source import Source
+from tasks.engine.tools import Tools
+from tasks.errors import Failure
+
+PATHS = ("app", "compose", "tasks", "tasks.py", "invoke.yaml", "requirements.lock")
+CACHES = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
+
+# Settings that say how a run is run, and where its results go: not what they are.
+_HOW = frozenset({
+    "KEEP", "JOBS", "FRESH", "LOCK_TIMEOUT", "PUBLISH", "REGISTRY", "REPOSITORY", "INDEX_URL",
+    "INDEX_SIMPLE_URL", "INDEX_USERNAME", "PUBLISH_DEPENDENCIES", "CA_FILE", "PUBLISH_DEADLINE",
+    "LATEST_BRANCH", "BUILD_NUMBER", "SIGNING_KEY_FILE", "TRUSTED_KEYS", "TRUSTED_KEYS_FILE",
+    "VERIFY_IMAGE",
+})  # fmt: skip
+
+# A file changed within so many seconds of being read may have changed again unseen.
+_RACY_SECONDS = 3.0
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the results of a run depend on: values by name, and the hash of each file by path."""
+
+    values: Mapping[str, str]
+    files: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """One hash of all of it."""
+        text = json.dumps([dict(self.values), dict(self.files)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def gather(tools: Tools, source: Source) -> Inputs:
+    """Return the inputs as they are now."""
+    settings = tools.settings.compose_environment()
+    hidden = tools.settings.secret_keys
+    values = {
+        "environment": tools.settings.name,
+        "commit": f"{source.revision} of {source.time}",
+        "base image": _base_id(tools),
+        "secrets": witness.fingerprint(tools),
+        **{
+            f"setting {key}": value
+            for key, value in settings.items()
+            if key not in _HOW and key not in hidden
+        },
+    }
+    return Inputs(values, hash_files(tools.checkout.root, tools.checkout.target / "files.json"))
+
+
+def differences(old: Inputs, new: Inputs) -> list[str]:
+    """Return what is not as it was, for people: never a value."""
+    changed = [name for name in new.values if old.values.get(name) != new.values[name]]
+    gone = [f"{name} is gone" for name in old.values if name not in new.values]
+    told = [f"{name} changed" if name in old.values else f"{name} is new" for name in changed]
+    told += [f"{p} changed" for p in new.files if old.files.get(p, new.files[p]) != new.files[p]]
+    told += [f"{p} is new" for p in sorted(new.files.keys() - old.files.keys())]
+    told += [f"{p} is gone" for p in sorted(old.files.keys() - new.files.keys())]
+    return told + gone
+
+
+class Ledger:
+    """Knows, of each receipt of a checkout, from which inputs it came.
+
+    `inputs` are those of the present run.
+    """
+
+    def __init__(self, tools: Tools, inputs: Inputs) -> None:
+        self._tools = tools
+        self._inputs = inputs
+        self._target = tools.checkout.target
+
+    def note(self, stage: str) -> None:
+        """Note that the stage's receipt was just written from the present inputs.
+
+        If the files are not what they were when the run began, it is not known from which the
+        receipt came: the stage will run again.
+        """
+        if not receipts.path(self._target, stage).exists():
+            return
+        root, memory = self._tools.checkout.root, self._target / "files.json"
+        if hash_files(root, memory) != self._inputs.files:
+            self._tools.console.warning("files changed while it ran: it will run again next time")
+            return
+        trees = self._target / "inputs"
+        trees.mkdir(exist_ok=True)
+        _write(trees / f"{self._inputs.digest}.json", vars(self._inputs))
+        about = {"receipt": self._sealed(stage), "inputs": self._inputs.digest, "at": time.time()}
+        _write(trees / f"{stage}.json", about)
+        self._forget_unused(trees)
+
+    def reason_to_run(self, stage: str) -> str:
+        """Return why a stage has to run; empty if its receipt still says all there is to say."""
+        try:
+            about = json.loads((self._target / "inputs" / f"{stage}.json").read_text("utf-8"))
+            receipt = receipts.open_sealed(stage, receipts.content(self._target, stage), ())
+        except (OSError, ValueError, Failure):
+            return "it has no receipt"
+        if about["receipt"] != self._sealed(stage):
+            return "its receipt is not the one that was written"
+        if about["inputs"] != self._inputs.digest:
+            return self._told(about)
+        return self._missing(receipt)
+
+    def age(self, stage: str) -> str:
+        """Return when a stage's receipt was written, and how long ago that is."""
+        about = json.loads((self._target / "inputs" / f"{stage}.json").read_text("utf-8"))
+        seconds = max(0.0, time.time() - about["at"])
+        units = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+        size, unit = next((u for u in units if seconds >= 2 * u[0]), units[-1])
+        return f"receipt of {_at(about)}, {seconds / size:.0f} {unit} old"
+
+    def _told(self, about: Mapping[str, Any]) -> str:
+        try:
+            path = self._target / "inputs" / f"{about['inputs']}.json"
+            before = Inputs(**json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError):
+            return "what it was made from is not known any more"
+        told = differences(before, self._inputs)
+        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        return f"since {_at(about)}: {', '.join(told[:_SHOWN])}{more}"
+
+    def _missing(self, receipt: receipts.Receipt) -> str:
+        """Return which thing that a receipt speaks of is not there any more, or another."""
+        for name, thing in receipt.inputs.items():
+            if name.endswith(".xml"):
+                report = self._target / "reports" / name
+                if not report.exists() or _sha256(report.read_bytes()) != thing.digest["sha256"]:
+                    return f"target/reports/{name} is not the one that was written"
+        images = {n: t.digest["sha256"] for n, t in receipt.inputs.items() if n[:6] == "image:"}
+        images |= {n: d for n, d in receipt.subjects.items() if n in {"tests", "release"}}
+        for name, image in images.items():
+            if self._tools.engine.image(f"sha256:{image}") is None:
+                return f"{name.removeprefix('image:')}: the engine has this image no more"
+        wheels = {n: d for n, d in receipt.subjects.items() if n.endswith(".whl")}
+        for name, digest in wheels.items():
+            wheel = self._target / "wheelhouse" / name
+            if wheel.is_symlink() or not wheel.is_file() or _sha256(wheel.read_bytes()) != digest:
+                return f"target/wheelhouse/{name} is not the one that was built"
+        return ""
+
+    def _sealed(self, stage: str) -> str:
+        return _sha256(receipts.content(self._target, stage))
+
+    def _forget_unused(self, trees: Path) -> None:
+        notes = [trees / f"{stage}.json" for stage in receipts.STAGES]
+        used = {json.loads(n.read_text("utf-8"))["inputs"] for n in notes if n.exists()}
+        for path in trees.glob("?" * 64 + ".json"):
+            if path.stem not in used:
+                path.unlink(missing_ok=True)
+
+
+# --- files ---------------------------------------------------------------------------------------
+
+
+def hash_files(root: Path, memory: Path) -> dict[str, str]:
+    """Return the hash of each file below `PATHS`: of its mode, and its content or link.
+
+    What has not changed since it was read last, as far as the file system tells, is not read again;
+    `memory` is where that is kept.
+    """
+    known = _read(memory)
+    began = time.time()
+    remembered: dict[str, list[Any]] = {}
+    hashes: dict[str, str] = {}
+    for path, status in _files(root):
+        name = os.path.relpath(path, root)
+        stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino,
+                 status.st_mode]  # fmt: skip
+        before = known.get(name)
+        value = before[1] if before and before[0] == stamp else _file_hash(path, status)
+        hashes[name] = value
+        if max(status.st_mtime, status.st_ctime) < began - _RACY_SECONDS:
+            remembered[name] = [stamp, value]
+    if remembered != known and memory.parent.exists():
+        _write(memory, remembered)
+    return hashes
+
+
+def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
+    waiting = [os.path.join(root, name) for name in PATHS if (root / name).exists()]  # noqa: PTH118
+    while waiting:
+        path = waiting.pop()
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode):
+            yield path, status
+            continue
+        with os.scandir(path) as entries:
+            waiting += [entry.path for entry in entries if entry.name not in CACHES]
+
+
+def _file_hash(path: str, status: os.stat_result) -> str:
+    if stat.S_ISLNK(status.st_mode):
+        content = os.fsencode(Path(path).readlink())
+    elif stat.S_ISREG(status.st_mode):
+        content = Path(path).read_bytes()
+    else:
+        content = b""
+    return _sha256(f"{status.st_mode:o}\0".encode() + content)
+
+
+def _base_id(tools: Tools) -> str:
+    name = base.find(tools)
+    image = tools.engine.image(name) if name else None
+    return image.id if image else ""
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _at(about: Mapping[str, Any]) -> str:
+    return datetime.fromtimestamp(about["at"]).astimezone().strftime("%H:%M")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _write(path: Path, document: Any) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(document, default=dict), encoding="utf-8")
+    temporary.replace(path)
