@@ -127,7 +127,10 @@ class Console:
         self._say(f"warning: {text}", style="yellow")
 
     def failure(self, failure: Failure) -> None:
-        """Show a failure: what happened, the evidence, what to do."""
+        """Show a failure, unless it was shown: what happened, the evidence, what to do."""
+        if failure.shown:
+            return
+        failure.shown = True
         self._say(f"failed: {failure.message}", style="bold red")
         for text in failure.evidence:
             self._say(f"  {text}")

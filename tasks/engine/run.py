@@ -281,10 +281,12 @@ class Run:
                 problem = failure
             if self._changes:
                 self._write_record(error or problem)
-            if problem is not None:
-                if error is None:
-                    raise problem
-                self.console.failure(problem)
+            # Here, where secrets are masked and the log is still open.
+            for what in (problem, error):
+                if isinstance(what, Failure):
+                    self.console.failure(what)
+            if problem is not None and error is None:
+                raise problem
         if self.forgotten and error is None:
             shutil.rmtree(self.tools.checkout.target)
 
