@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 
 from tasks.engine import base, buildsecrets, compose, wheelhouse
-from tasks.engine.process import CommandFailed
+from tasks.engine.process import EVIDENCE_LINES, CommandFailed
 from tasks.engine.roles import ImageRoles, parse
 from tasks.engine.source import Source
 from tasks.engine.tools import Tools
@@ -16,6 +17,10 @@ from tasks.errors import Misconfigured, StageFailed
 FILE = "images.yaml"
 STEP_WIDTH = 100
 _STEP = re.compile(r"(#\d+) ((?:\[(?![^]]*internal)[^]]+\] |ERROR).*)")
+# BuildKit ends with the step that failed, between two rules: its name, then its lines.
+_RULE = "------"
+_FAILED_STEP = re.compile(r" > (\[.*):")
+_SECONDS = re.compile(r"^\d+\.\d+ ")
 _UNSET = re.compile(r"required variable (\w+) is missing a value")
 
 
@@ -45,12 +50,19 @@ class Images:
         tools = self._tools
         metadata = tools.checkout.target / "build" / f"{targets[0]}.json"
         found = tools.settings.base_image if tools.dry else base.find(tools) or base.make(tools)
-        tools.processes.run(
-            compose.bake(FILE, targets, metadata),
-            environment=self._environment(found, version),
-            folder=tools.compose_folder,
-            show=_Steps(),
-        )
+        try:
+            tools.processes.run(
+                compose.bake(FILE, targets, metadata),
+                environment=self._environment(found, version),
+                folder=tools.compose_folder,
+                show=_Steps(),
+            )
+        except CommandFailed as error:
+            raise StageFailed(
+                f"building {', '.join(targets)} failed",
+                evidence=failed_step(error.output) or error.evidence,
+                hint="compose/images.yaml and the Dockerfiles beside it say how it is built",
+            ) from error
         if tools.dry:
             return {}
         built = json.loads(metadata.read_text())
@@ -90,7 +102,15 @@ class Images:
         Raises StageFailed if a package that its packages require is missing, if it would run as
         root, or if a secret is in its history or configuration.
         """
-        self.build(self.roles.check, version=self._version())
+        version = self._version()
+        try:
+            self.build(self.roles.check, version=version)
+        except StageFailed as failure:
+            raise StageFailed(
+                "the release image is not complete",
+                evidence=failure.evidence,
+                hint="what is missing belongs to the application's locked requirements",
+            ) from failure
         if self._tools.dry:
             return
         image = self._tools.engine.image(self.release_id())
@@ -166,6 +186,19 @@ def read_config(tools: Tools, project: str, file: str, environment: dict[str, st
             hint=f"set it in env/{name}.env; a secret in env/{name}.secrets.env "
             "or in the process environment",
         ) from error
+
+
+def failed_step(output: Sequence[str]) -> list[str]:
+    """Return of a failed build's output the step that failed and what it printed, once each."""
+    found: list[str] = []
+    for line in output:
+        if match := _FAILED_STEP.fullmatch(line):
+            found = [match[1]]
+        elif line == _RULE and len(found) > 1:
+            break
+        elif found:
+            found.append(_SECONDS.sub("  ", line))
+    return found[:1] + found[1:][-EVIDENCE_LINES:]
 
 
 class _Steps:
