@@ -43,14 +43,17 @@ def inspect(root: Path, processes: Processes) -> Source:
     """
     if not (root / ".git").exists():
         return Source(UNVERSIONED, 0, "")
-    git = ["git", "-C", str(root)]
+    # Of the user's configuration nothing that changes what git answers.
+    git = ["git", "-C", str(root), "-c", "log.showSignature=false"]
     try:
-        revision, seconds = processes.read([*git, "log", "-1", "--format=%H %ct"]).split()
+        revision, seconds = processes.read(
+            [*git, "log", "-1", "--format=%H %ct"], environment={"LC_ALL": "C"}
+        ).split()
     except CommandFailed as error:
         if "does not have any commits yet" in " ".join(error.output):
             return Source(UNVERSIONED, 0, "")
         raise
-    changes = processes.read([*git, "status", "--porcelain"])
+    changes = processes.read([*git, "status", "--porcelain", "--untracked-files=normal"])
     return Source(
         f"{revision}-dirty" if changes else revision, int(seconds), _address(git, processes)
     )
@@ -70,4 +73,4 @@ def _address(git: list[str], processes: Processes) -> str:
         address = processes.read([*git, "config", "--get", "remote.origin.url"]).strip()
     except CommandFailed:  # there is no remote
         return ""
-    return re.sub(r"(?<=://)[^/@]*@", "", address)
+    return re.sub(r"(?<=://)[^/]*@", "", address)
