@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # pip's options that matter to a build in a container; addresses of this machine's files do not.
-_OPTIONS = ("index-url", "extra-index-url", "trusted-host", "timeout", "retries")
+_OPTIONS = (
+    "index-url", "extra-index-url", "trusted-host", "timeout", "default-timeout", "retries",
+)  # fmt: skip
 _CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _CA_IN_BUILD = "/run/secrets/ca.pem"
 
@@ -47,17 +49,19 @@ def write(folder: Path, environ: Mapping[str, str]) -> BuildSecrets:
 
 
 def _pip_files(environ: Mapping[str, str]) -> Iterator[Path]:
-    if environ.get("PIP_CONFIG_FILE") == os.devnull:
+    chosen = environ.get("PIP_CONFIG_FILE")
+    if chosen == os.devnull:
         return
-    home = Path(environ.get("HOME", "/nonexistent"))
-    for folder in reversed(environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")):
+    for folder in (environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":"):
         yield Path(folder, "pip", "pip.conf")
     yield Path("/etc/pip.conf")
+    if chosen and Path(chosen).exists():  # in place of the user's own
+        yield Path(chosen)
+        return
+    home = Path(environ.get("HOME", "/nonexistent"))
     yield home / ".pip" / "pip.conf"
     yield home / "Library" / "Application Support" / "pip" / "pip.conf"
     yield Path(environ.get("XDG_CONFIG_HOME") or home / ".config", "pip", "pip.conf")
-    if chosen := environ.get("PIP_CONFIG_FILE"):
-        yield Path(chosen)
 
 
 def _file(path: Path) -> dict[str, str]:
@@ -67,7 +71,7 @@ def _file(path: Path) -> dict[str, str]:
     except (configparser.Error, UnicodeDecodeError):
         return {}  # pip itself complains about it, to whom it concerns
     sections = (parser[name] for name in ("global", "install", "download") if name in parser)
-    return {key: value for section in sections for key, value in section.items()}
+    return {key.replace("_", "-"): value for section in sections for key, value in section.items()}
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, str]:
@@ -80,7 +84,8 @@ def _variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _reachable(value: str | None) -> str:
     """Leave out indexes that are folders of this machine: a build does not see them."""
-    return " ".join(word for word in (value or "").split() if not word.startswith("file:"))
+    words = (value or "").split()
+    return " ".join(word for word in words if not word.startswith(("file:", "/", "./", "../")))
 
 
 def _write_private(path: Path, content: bytes) -> None:
