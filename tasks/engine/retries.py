@@ -80,12 +80,14 @@ def retry_after(value: str | None) -> float:
     """Return the seconds that a Retry-After header asks for, 0 without one (RFC 9110, 10.2.3)."""
     if not value:
         return 0
-    if value.isdigit():
+    if value.isascii() and value.isdigit():
         return float(value)
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except ValueError:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
         return 0
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def _asked_for(state: RetryCallState) -> float:

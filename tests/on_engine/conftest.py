@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import docker
 import pytest
@@ -84,9 +85,9 @@ class CheckoutUnderTest:
     def on_engine(self, *, images: bool = False) -> list[str]:
         """Return the names of all that the engine holds of this checkout."""
         client = docker.from_env()
-        filters = {"label": [f"{key}={value}" for key, value in self.labels.items()]}
+        filters: Any = {"label": [f"{key}={value}" for key, value in self.labels.items()]}
         try:
-            things = [
+            things: list[Any] = [
                 *client.containers.list(all=True, filters=filters, ignore_removed=True),
                 *client.networks.list(filters=filters),
                 *client.volumes.list(filters=filters),
@@ -108,7 +109,8 @@ def base_image() -> None:
 
 @pytest.fixture(scope="session")
 def new_checkout(
-    tmp_path_factory: pytest.TempPathFactory, base_image: None
+    tmp_path_factory: pytest.TempPathFactory,
+    base_image: None,  # noqa: ARG001  (made before the first checkout)
 ) -> Iterator[Callable[[str], CheckoutUnderTest]]:
     """Return a function that makes a checkout, committed and clean, in a folder of the given name.
 
