@@ -8,9 +8,12 @@ sys.modules.pop(__name__, None)
 from invoke.collection import Collection  # noqa: E402
 
 from tasks import acceptance, build, publish, release, test, workflow  # noqa: E402
+from tasks.stages import usage_errors_end_with_2  # noqa: E402
 
 releases = Collection.from_module(release)
 releases.add_task(workflow.acceptance, default=True)
+
+usage_errors_end_with_2()
 
 namespace = Collection(test, build, releases, acceptance, publish, workflow.plan, workflow.clean)
 namespace.configure({"env": "local", "plan": "release.acceptance"})

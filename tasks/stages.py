@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import invoke.executor
 from invoke.collection import Collection
-from invoke.exceptions import Exit
+from invoke.exceptions import Exit, ParseError
+from invoke.main import program
 from invoke.tasks import Call, Task
 
 from tasks.engine.plan import Node
-from tasks.errors import DiskFailure, Failure, Interrupted, Misconfigured
+from tasks.errors import DiskFailure, Failure, Interrupted, Misconfigured, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -124,7 +125,8 @@ class Executor(invoke.executor.Executor):
             if planned:
                 run.show_plan(nodes)
                 return
-            runs = run.spare(nodes)
+            # What is removed first cannot stand in for what comes after.
+            runs = run.spare(nodes, fresh=any(isinstance(stage, Removal) for stage in stages))
 
             def enter(stage: Stage) -> None:
                 with run.stage(names[stage], stage.receipt) if stage.changes else nullcontext():
@@ -205,6 +207,22 @@ def _named(collection: Collection, prefix: str = "") -> Iterator[tuple[Task[Any]
         yield task, prefix + name
     for name, inner in collection.collections.items():
         yield from _named(inner, f"{prefix}{name}.")
+
+
+def usage_errors_end_with_2() -> None:
+    """Have Invoke end with 2, not 1, on a command line that it does not understand.
+
+    1 is for stages that failed, and the two are not the same to a script.
+    """
+    parse = program.parse_tasks
+
+    def parse_tasks() -> None:
+        try:
+            parse()
+        except ParseError as error:
+            raise Exit(str(error), code=UsageError.exit_code) from error
+
+    program.parse_tasks = parse_tasks  # type: ignore[method-assign]
 
 
 @contextmanager

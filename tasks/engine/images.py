@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Sequence
 
-from tasks.engine import base, buildsecrets, compose, wheelhouse
+from tasks.engine import base, buildsecrets, compose, versions, wheelhouse
 from tasks.engine.process import EVIDENCE_LINES, CommandFailed
 from tasks.engine.roles import ImageRoles, parse
 from tasks.engine.source import Source
@@ -31,6 +31,7 @@ class Images:
         self._tools = tools
         self._source = source
         self._roles: ImageRoles | None = None
+        self._versions_suffice = False
 
     @property
     def roles(self) -> ImageRoles:
@@ -48,6 +49,8 @@ class Images:
         Raises StageFailed with the builder's last words.
         """
         tools = self._tools
+        if not tools.dry:
+            self._require_versions()
         metadata = tools.checkout.target / "build" / f"{targets[0]}.json"
         found = tools.settings.base_image if tools.dry else base.find(tools) or base.make(tools)
         try:
@@ -124,6 +127,12 @@ class Images:
                 "the release image has a secret in its configuration or history",
                 hint="hand secrets to builds with RUN --mount=type=secret",
             )
+
+    def _require_versions(self) -> None:
+        """Ask once whether engine and client are new enough: every way begins with a build."""
+        if not self._versions_suffice:
+            versions.require(self._tools)
+            self._versions_suffice = True
 
     def base_id(self) -> str:
         """Return the ID of the image beneath all others; empty if there is none."""

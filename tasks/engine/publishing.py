@@ -23,6 +23,7 @@ from tasks.errors import Misconfigured, NotAuthorised, StageFailed
 RECEIPT_TYPE = "application/vnd.dsse.envelope.v1+json"
 JUNIT_TYPE = "application/vnd.seatrial.junit.v1+xml"
 SHORT = 12
+SHORTEST_SECRET = 8  # shorter texts occur by chance
 
 _DENIED = ("unauthorized", "no basic auth credentials", "denied", "authentication required", "401",
            "403")  # fmt: skip
@@ -216,6 +217,7 @@ class Publisher:
             except CommandFailed as error:
                 raise _classified(error, repository) from error
 
+        self._require_no_secret(image_id)
         self._tools.engine.tag(image_id, name)
         try:
             self._deadline.tried(f"push to {repository.registry}", push)
@@ -229,6 +231,20 @@ class Publisher:
                           f"there:  {manifest.config_digest if manifest else 'nothing'}"],
             )  # fmt: skip
         return manifest
+
+    def _require_no_secret(self, image_id: str) -> None:
+        """Raise StageFailed if a layer, present or covered by a later one, holds a secret."""
+        pieces = {s.encode() for s in self._tools.settings.secrets() if len(s) >= SHORTEST_SECRET}
+        longest = max(map(len, pieces), default=0)
+        end = b""
+        for chunk in self._tools.engine.archive(image_id) if pieces else ():
+            text = end + chunk
+            if any(piece in text for piece in pieces):
+                raise StageFailed(
+                    f"a layer of {image_id} holds a secret",
+                    hint="hand secrets to builds with RUN --mount=type=secret; change this one",
+                )
+            end = text[-longest:]
 
     def _require_there(self, repository: Repository, names: Sequence[str], image_id: str) -> None:
         """Read all tags back."""

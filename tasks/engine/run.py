@@ -215,21 +215,23 @@ class Run:
         for line in plan.shown(self._decisions(nodes)):
             self.console.result(line)
 
-    def spare(self, nodes: Sequence[Node]) -> set[str]:
-        """Return the names of the stages that have to run, and tell which are spared."""
-        if self.dry or not any(node.receipt for node in nodes):
+    def spare(self, nodes: Sequence[Node], *, fresh: bool) -> set[str]:
+        """Return the names of the stages that have to run, and tell which are spared.
+
+        With `fresh` none is, whatever the settings say.
+        """
+        if self.dry or not self._changes:
             return {node.name for node in nodes}
-        decisions = self._decisions(nodes)
+        decisions = self._decisions(nodes, fresh=fresh)
         for decision in decisions.values():
             if decision.spared:
                 with self.console.stage(decision.name):
                     self.console.skipped(decision.why)
         return {name for name, decision in decisions.items() if decision.runs}
 
-    def _decisions(self, nodes: Sequence[Node]) -> dict[str, Decision]:
-        return plan.decide(
-            nodes, self.ledger.reason_to_run, self.ledger.age, fresh=self.settings.fresh
-        )
+    def _decisions(self, nodes: Sequence[Node], *, fresh: bool = False) -> dict[str, Decision]:
+        fresh = fresh or self.settings.fresh
+        return plan.decide(nodes, self.ledger.reason_to_run, self.ledger.age, fresh=fresh)
 
     # --- its course ------------------------------------------------------------------------------
 
