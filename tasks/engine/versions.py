@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tasks.engine.api import START_HINT
 from tasks.engine.process import CommandFailed
 from tasks.engine.tools import Tools
 from tasks.errors import Unavailable
@@ -23,7 +24,7 @@ def require(tools: Tools) -> None:
         raise Unavailable(
             "the Docker engine does not answer",
             evidence=error.evidence,
-            hint="start it (./bootstrap does, as root on Debian or Ubuntu), or set DOCKER_HOST right",
+            hint=START_HINT,
         ) from error
     problems = lacking(needed(script), answer)
     if problems:
