@@ -165,6 +165,8 @@ class Environment(Generic[Roles]):
 
         Raises StageFailed for the first that fails or takes too long, with its last lines.
         """
+        if not services:  # none named would be all of them
+            return
         self._fresh(*services)
         self.up(*services)
         timeout = self._tools.settings.step_timeout

@@ -48,6 +48,8 @@ class Images:
 
         Raises StageFailed with the builder's last words.
         """
+        if not targets:
+            return {}
         tools = self._tools
         if not tools.dry:
             self._require_versions()
@@ -218,7 +220,7 @@ class _Steps:
 
     def __call__(self, line: str) -> str:
         match = _STEP.match(line)
-        if match is None or match[1] in self._seen:
+        if match is None or (match[1] in self._seen and not match[2].startswith("ERROR")):
             return ""
         self._seen.add(match[1])
         return match[2] if len(match[2]) <= STEP_WIDTH else match[2][: STEP_WIDTH - 3] + "..."

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from tasks.engine.api import Engine, Image
 from tasks.engine.checkout import Checkout
 from tasks.engine.console import Console
 from tasks.engine.process import Processes
+from tasks.engine.tools import Tools
+from tasks.settings import load
+
+HERE = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -27,3 +37,102 @@ def processes(console: Console, tmp_path: Path) -> Processes:
 def checkout(tmp_path: Path) -> Checkout:
     (tmp_path / "target").mkdir()
     return Checkout(tmp_path, "seatrial", "0123456789")
+
+
+class Programs:
+    """Programs that take the place of the real ones: shell scripts in a folder of their own.
+
+    Each notes how it was called, and does what its script says.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._calls = folder / ".calls"
+        folder.mkdir()
+
+    @property
+    def calls(self) -> list[str]:
+        """The commands that were run, in their order."""
+        return self._calls.read_text().splitlines() if self._calls.exists() else []
+
+    def put(self, name: str, script: str = "") -> None:
+        """Make a program of this name; without a script it does nothing and ends with 0."""
+        program = self.folder / name
+        note = f'echo "{name} $*" >>{shlex.quote(str(self._calls))}'
+        program.write_text(f"#!/bin/sh\n{note}\n{script}\n")
+        program.chmod(0o755)
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    """Return the programs that are found first, here and by whatever is run."""
+    programs = Programs(tmp_path / "programs")
+    monkeypatch.setenv("PATH", f"{programs.folder}:/usr/bin:/bin")
+    return programs
+
+
+@dataclass
+class EngineDouble:
+    """An engine that has the images it is given, and notes what it is told to remove."""
+
+    images: dict[str, Image] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+    removed: list[tuple[Mapping[str, str], bool]] = field(default_factory=list)
+
+    def image(self, reference: str) -> Image | None:
+        return self.images.get(reference)
+
+    def history(self, _: str) -> list[str]:
+        return self.commands
+
+    def architecture(self) -> str:
+        return "amd64"
+
+    def remove_images(self, labels: Mapping[str, str], *, untagged_only: bool = False) -> list[str]:
+        self.removed.append((labels, untagged_only))
+        return []
+
+    @property
+    def as_engine(self) -> Engine:
+        return cast("Engine", self)
+
+
+@pytest.fixture
+def engine() -> EngineDouble:
+    return EngineDouble()
+
+
+@dataclass
+class Workshop:
+    """Tools whose programs and engine are doubles."""
+
+    checkout: Checkout
+    console: Console
+    programs: Programs
+    engine: EngineDouble
+
+    def tools(self, *, dry: bool = False, **settings: str) -> Tools:
+        """Return tools with these settings, given as the process environment gives them."""
+        root = self.checkout.root
+        (root / "compose").mkdir(exist_ok=True)
+        (root / "env").mkdir(exist_ok=True)
+        (root / "env" / "local.env").touch()
+        shutil.copy(HERE / "bootstrap", root)
+        return Tools(
+            settings=load("local", root, settings),
+            console=self.console,
+            processes=Processes(
+                self.console, {"PATH": os.environ["PATH"]}, self.checkout.root, dry=dry
+            ),
+            engine=self.engine.as_engine,
+            checkout=self.checkout,
+            environ={"PIP_CONFIG_FILE": os.devnull},
+            dry=dry,
+        )
+
+
+@pytest.fixture
+def workshop(
+    checkout: Checkout, console: Console, programs: Programs, engine: EngineDouble
+) -> Workshop:
+    return Workshop(checkout, console, programs, engine)

@@ -174,6 +174,13 @@ def test_one_of_two_containers_without_tests_does_not_hide_behind_the_other(empt
         assert failure.message == "0 tests passed in test-restarted (exit code 0)"
 
 
+def test_tests_that_no_service_runs() -> None:
+    # a compose file may name none for the unit tests, for instance
+    failure = refused()
+    assert failure.message == "0 tests passed: no service runs them"
+    assert "x-seatrial.tests" in failure.hint
+
+
 # --- files that are none -------------------------------------------------------------------------
 
 

@@ -1,0 +1,340 @@
+"""Images: what a build shows, what it fails with, and what the release image must not hold."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tasks.engine.api import Image
+from tasks.engine.console import masker
+from tasks.engine.images import STEP_WIDTH, Images, _Steps, failed_step, read_config
+from tasks.engine.roles import ImageRoles
+from tasks.engine.source import Source
+from tasks.errors import Misconfigured, StageFailed, Unavailable
+
+if TYPE_CHECKING:
+    from tests.engine.conftest import Workshop
+
+SOURCE = Source("c0ffee", 1_750_000_000, "https://example.org/todo.git")
+CONFIGURATION = json.dumps(
+    {
+        "x-seatrial": {
+            role: role if about.annotation is str else [role]
+            for role, about in ImageRoles.model_fields.items()
+        },
+        "services": {role: {} for role in ImageRoles.model_fields},
+    }
+)
+# A docker that knows compose's `config`, and a bake that writes its metadata file.
+DOCKER = f"""
+case "$1" in
+compose) cat <<'JSON'
+{CONFIGURATION}
+JSON
+;;
+info) printf 'engine 26.1.5\nbuildx v0.13.1\ncompose v2.26.1\n' ;;
+buildx)
+    while [ "$1" != --metadata-file ]; do shift; done
+    echo '{{"release": {{"containerimage.config.digest": "sha256:1"}}, "check": {{}}}}' >"$2" ;;
+esac
+"""
+
+BUILD = """\
+#0 building with "default" instance using docker driver
+
+#1 [internal] load build definition from Dockerfile
+#1 transferring dockerfile: 2.09kB done
+#1 DONE 0.0s
+
+#2 [app internal] load metadata for docker.io/library/base
+#2 DONE 0.0s
+
+#7 [app wheels 2/5] RUN pip wheel .
+#7 0.512 Collecting django
+#8 [db 1/2] FROM base
+#8 CACHED
+
+#7 [app wheels 2/5] RUN pip wheel .
+#7 1.903 ERROR: No matching distribution found for django
+#7 ERROR: process "/bin/sh -c pip wheel ." did not complete successfully: exit code: 1
+------
+ > [app wheels 2/5] RUN pip wheel .:
+0.512 Collecting django
+1.903 ERROR: No matching distribution found for django
+------
+ > [app wheels 2/5] RUN pip wheel .:
+0.512 Collecting django
+------
+Dockerfile:12
+--------------------
+ERROR: failed to solve: process "/bin/sh -c pip wheel ." did not complete successfully: exit code: 1
+""".splitlines()
+
+
+# --- what is shown of a build --------------------------------------------------------------------
+
+
+def test_steps_are_shown_once_and_errors_always() -> None:
+    show = _Steps()
+    assert list(filter(None, map(show, BUILD))) == [
+        "[app wheels 2/5] RUN pip wheel .",
+        "[db 1/2] FROM base",
+        'ERROR: process "/bin/sh -c pip wheel ." did not complete successfully: exit code: 1',
+    ]
+
+
+def test_the_same_step_of_another_build_is_shown_again() -> None:
+    line = "#7 [app wheels 2/5] RUN pip wheel ."
+    assert [_Steps()(line), _Steps()(line)] == ["[app wheels 2/5] RUN pip wheel ."] * 2
+
+
+def test_a_long_step_is_cut() -> None:
+    shown = _Steps()("#7 [app 2/5] RUN " + "x" * 200)
+    assert len(shown) == STEP_WIDTH
+    assert shown.endswith("xxx...")
+    whole = "[app 2/5] RUN " + "x" * (STEP_WIDTH - 14)
+    assert _Steps()(f"#7 {whole}") == whole
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "------", "#7 CACHED", "#7 DONE 0.1s", "#7 0.5 [1/3] a program's own words", "plain words",
+     "#1 [internal] load .dockerignore", "#2 [app internal] load metadata for x"],
+)  # fmt: skip
+def test_everything_else_is_not_shown(line: str) -> None:
+    assert _Steps()(line) == ""
+
+
+# --- what it fails with --------------------------------------------------------------------------
+
+
+def test_of_a_failed_build_the_failed_step_and_its_lines() -> None:
+    assert failed_step(BUILD) == [
+        "[app wheels 2/5] RUN pip wheel .",
+        "  Collecting django",
+        "  ERROR: No matching distribution found for django",
+    ]
+
+
+def test_of_many_lines_the_last_ones() -> None:
+    lines = [f"0.1 line {number}" for number in range(100)]
+    step = failed_step([" > [app 1/1] RUN make:", *lines, "------"])
+    assert step[0] == "[app 1/1] RUN make"
+    assert (len(step), step[-1]) == (21, "  line 99")
+
+
+def test_a_build_that_failed_before_its_first_step_has_none() -> None:
+    assert failed_step(["ERROR: failed to solve: no such file", "------"]) == []
+    assert failed_step([]) == []
+
+
+# --- the compose file, resolved ------------------------------------------------------------------
+
+
+def test_compose_resolves_the_file(workshop: Workshop) -> None:
+    workshop.programs.put("docker", DOCKER)
+    assert json.loads(read_config(workshop.tools(), "p", "images.yaml", {})) == json.loads(
+        CONFIGURATION
+    )
+    (call,) = workshop.programs.calls
+    assert call == (
+        "docker compose --env-file /dev/null --project-name p --file images.yaml"
+        " config --format json"
+    )
+
+
+def test_a_variable_without_a_value_is_named_and_where_to_set_it(workshop: Workshop) -> None:
+    said = (
+        "error while interpolating services.app.environment.APP_SECRET_KEY: required variable "
+        "APP_SECRET_KEY is missing a value: "
+    )
+    workshop.programs.put("docker", f"echo '{said}' >&2; exit 15")
+    with pytest.raises(Misconfigured) as caught:
+        read_config(workshop.tools(), "p", "release.yaml", {})
+    failure = caught.value
+    assert failure.exit_code == 78
+    assert failure.message == "APP_SECRET_KEY has no value, and compose/release.yaml needs one"
+    assert "env/local.env" in failure.hint
+    assert "env/local.secrets.env" in failure.hint
+
+
+def test_a_file_that_compose_does_not_take(workshop: Workshop) -> None:
+    workshop.programs.put("docker", "echo 'services.db Additional property x' >&2; exit 15")
+    with pytest.raises(Misconfigured) as caught:
+        read_config(workshop.tools(), "p", "release.yaml", {})
+    assert caught.value.message == "Compose does not take compose/release.yaml"
+    assert caught.value.evidence == ("services.db Additional property x",)
+
+
+def test_a_docker_that_is_not_there(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(workshop.programs.folder))
+    with pytest.raises(Unavailable, match="docker is not installed"):
+        read_config(workshop.tools(), "p", "release.yaml", {})
+
+
+# --- built ---------------------------------------------------------------------------------------
+
+
+def test_the_roles_are_read_once(workshop: Workshop) -> None:
+    workshop.programs.put("docker", DOCKER)
+    images = Images(workshop.tools(), SOURCE)
+    assert images.roles is images.roles
+    assert images.roles.release == "release"
+    assert len(workshop.programs.calls) == 1
+
+
+def test_a_build_returns_the_ids_of_what_it_made(workshop: Workshop) -> None:
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    workshop.programs.put("docker", DOCKER)
+    built = Images(workshop.tools(), SOURCE).build("release", "check", version="1.0")
+    assert built == {"release": "sha256:1"}
+    metadata = workshop.checkout.target / "build" / "release.json"
+    assert workshop.programs.calls[-1] == (
+        "docker buildx bake --file images.yaml --progress plain"
+        f" --metadata-file {metadata} release check"
+    )
+    # what the names stood for before, and nothing else
+    assert workshop.engine.removed == [(workshop.checkout.labels, True)]
+
+
+def test_a_build_sees_what_the_file_needs(workshop: Workshop) -> None:
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    workshop.programs.put("docker", f'env >"{workshop.checkout.root}/seen"\n{DOCKER}')
+    Images(workshop.tools(APP_NAME="todo"), SOURCE).build("release", version="1.0")
+    lines = (workshop.checkout.root / "seen").read_text().splitlines()
+    seen = dict(line.split("=", 1) for line in lines if "=" in line)
+    target = workshop.checkout.target
+    expected = {
+        "APP_NAME": "todo",
+        "PROJECT": "seatrial",
+        "CHECKOUT": "0123456789",
+        "IMAGE_PREFIX": "seatrial-0123456789-local",
+        "BASE_SOURCE": "debian:12-slim",
+        "VERSION": "1.0",
+        "REVISION": "c0ffee",
+        "SOURCE": "https://example.org/todo.git",
+        "CREATED": "2025-06-15T15:06:40Z",
+        "COMMIT_TIME": "1750000000",
+        "EXPORT_FOLDER": f"{target}/build/export",
+        "WHEELS_FOLDER": f"{target}/build/wheels",
+        "PIP_CONF": f"{target}/build/pip.conf",
+        "CA_FILE": f"{target}/build/ca.pem",
+    }
+    assert {name: seen.get(name) for name in expected} == expected
+
+
+def test_a_failed_build_is_told_by_its_failed_step(workshop: Workshop) -> None:
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    output = workshop.checkout.root / "output"
+    output.write_text("\n".join(BUILD) + "\n")
+    workshop.programs.put("docker", f'[ $1 = info ] || {{ cat "{output}"; exit 1; }}\n{DOCKER}')
+    with pytest.raises(StageFailed) as caught:
+        Images(workshop.tools(), SOURCE).build("app", "db")
+    failure = caught.value
+    assert failure.message == "building app, db failed"
+    assert failure.evidence[0] == "[app wheels 2/5] RUN pip wheel ."
+    assert workshop.engine.removed == []
+
+
+def test_a_full_disk_is_not_the_builds_fault(workshop: Workshop) -> None:
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    said = "write x: no space left on device"
+    workshop.programs.put("docker", f'[ $1 = info ] || {{ echo "{said}"; exit 1; }}\n{DOCKER}')
+    with pytest.raises(Exception, match="ended with 1") as caught:
+        Images(workshop.tools(), SOURCE).build("app")
+    assert getattr(caught.value, "exit_code", None) == 74
+
+
+def test_nothing_to_build_builds_nothing(workshop: Workshop) -> None:
+    workshop.programs.put("docker", DOCKER)
+    assert Images(workshop.tools(), SOURCE).build() == {}
+    assert workshop.programs.calls == []
+
+
+def test_a_dry_run_builds_and_writes_nothing(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.programs.put("docker", DOCKER)
+    images = Images(workshop.tools(dry=True), SOURCE)
+    images.wheels()
+    images.release()
+    images.check_release()
+    # roles are read, nothing else is run
+    assert [call for call in workshop.programs.calls if " config " not in call] == []
+    assert list(workshop.checkout.target.iterdir()) == []
+    shown = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["wheelhouse", "release", "check"]
+
+
+# --- the release image, looked at ----------------------------------------------------------------
+
+
+def checked(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, image: Image | None) -> None:
+    """Check a release image as if its wheelhouse were in order."""
+    monkeypatch.setattr(Images, "_version", lambda _: "1.0")
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    if image is not None:
+        workshop.engine.images["seatrial-0123456789-local/release"] = image
+        workshop.engine.images[image.id] = image
+    workshop.programs.put("docker", DOCKER)
+    workshop.console.mask = masker(["tr0ub4dor"])
+    Images(workshop.tools(), SOURCE).check_release()
+
+
+def test_a_release_image_that_is_in_order(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workshop.engine.commands = ["COPY wheels", "RUN pip install"]
+    checked(workshop, monkeypatch, Image("sha256:1", {}, "app", {"Config": {"Env": ["A=1"]}}))
+    assert workshop.programs.calls[-1].endswith(" check")
+
+
+@pytest.mark.parametrize("user", ["", "0", "root", "0:0", "root:app"])
+def test_one_that_runs_as_root(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, user: str
+) -> None:
+    with pytest.raises(StageFailed, match="runs as root") as caught:
+        checked(workshop, monkeypatch, Image("sha256:1", {}, user, {}))
+    assert "USER" in caught.value.hint
+
+
+@pytest.mark.parametrize("user", ["app", "1000", "1000:0", "app:root"])
+def test_one_that_does_not(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, user: str) -> None:
+    checked(workshop, monkeypatch, Image("sha256:1", {}, user, {}))
+
+
+def test_one_that_is_not_there(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageFailed, match="there is no release image") as caught:
+        checked(workshop, monkeypatch, None)
+    assert "release.image" in caught.value.hint
+
+
+@pytest.mark.parametrize("where", ["configuration", "history"])
+def test_one_with_a_secret_in_it(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    configuration = {"Config": {"Env": ["APP_SECRET_KEY=tr0ub4dor"]}}
+    if where == "history":
+        workshop.engine.commands = ["RUN curl -u me:tr0ub4dor https://example.org"]
+        configuration = {}
+    with pytest.raises(StageFailed, match="has a secret in its configuration or history") as caught:
+        checked(workshop, monkeypatch, Image("sha256:1", {}, "app", configuration))
+    assert "--mount=type=secret" in caught.value.hint
+    assert "tr0ub4dor" not in f"{caught.value.message}{caught.value.evidence}"
+
+
+def test_one_that_lacks_a_package(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Images, "_version", lambda _: "1.0")
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    said = "django 5.2 requires asgiref, which is not installed."
+    workshop.programs.put(
+        "docker",
+        f'[ "$1" != buildx ] || {{ echo " > [check 1/1] RUN pip check:"; echo "0.3 {said}";'
+        f" exit 1; }}\n{DOCKER}",
+    )
+    with pytest.raises(StageFailed) as caught:
+        Images(workshop.tools(), SOURCE).check_release()
+    assert caught.value.message == "the release image is not complete"
+    assert caught.value.evidence == ("[check 1/1] RUN pip check", f"  {said}")
