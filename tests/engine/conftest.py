@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -16,6 +17,7 @@ from tasks.engine.api import Engine, Image
 from tasks.engine.checkout import Checkout
 from tasks.engine.console import Console
 from tasks.engine.process import Processes
+from tasks.engine.readiness import Answer, State
 from tasks.engine.tools import Tools
 from tasks.settings import load
 
@@ -72,12 +74,46 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
 
 
 @dataclass
+class ContainerDouble:
+    """A container: what it prints, what it ends with, what it leaves.
+
+    One that `hangs` ends when it is killed.
+    """
+
+    service: str
+    lines: tuple[str, ...] = ()
+    code: int = 0
+    report: bytes | None = None
+    status: str = "exited"
+    hangs: bool = False
+    labels: dict[str, str] = field(default_factory=dict)
+    killed: threading.Event = field(default_factory=threading.Event)
+    removed: bool = False
+
+    def remove(self, *, force: bool, v: bool) -> None:
+        self.removed = force and v
+
+
+@dataclass
 class EngineDouble:
-    """An engine that has the images it is given, and notes what it is told to remove."""
+    """An engine that has the images and containers it is given, and notes what is done to them."""
 
     images: dict[str, Image] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
-    removed: list[tuple[Mapping[str, str], bool]] = field(default_factory=list)
+    images_removed: list[tuple[Mapping[str, str], bool]] = field(default_factory=list)
+    there: dict[str, ContainerDouble] = field(default_factory=dict)
+    restarted: list[str] = field(default_factory=list)
+    removed: list[Mapping[str, str]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def put(self, *containers: ContainerDouble) -> None:
+        self.there |= {container.service: container for container in containers}
+
+    @property
+    def as_engine(self) -> Engine:
+        return cast("Engine", self)
+
+    # What the real one has:
 
     def image(self, reference: str) -> Image | None:
         return self.images.get(reference)
@@ -89,12 +125,48 @@ class EngineDouble:
         return "amd64"
 
     def remove_images(self, labels: Mapping[str, str], *, untagged_only: bool = False) -> list[str]:
-        self.removed.append((labels, untagged_only))
+        self.images_removed.append((labels, untagged_only))
         return []
 
-    @property
-    def as_engine(self) -> Engine:
-        return cast("Engine", self)
+    def containers(self, _: Mapping[str, str]) -> dict[str, ContainerDouble]:
+        return dict(self.there)
+
+    def containers_by_id(self, _: Mapping[str, str]) -> list[ContainerDouble]:
+        return list(self.there.values())
+
+    def ask(self, container: ContainerDouble, command: tuple[str, ...], _: str) -> Answer:
+        return Answer(yes=True, text=f"{container.service} was asked to {' '.join(command)}")
+
+    def state(self, service: str, container: ContainerDouble) -> State:
+        return State(service, container.status, container.code, "t1")
+
+    def last_lines(self, container: ContainerDouble, count: int) -> list[str]:
+        return list(container.lines)[-count:]
+
+    def follow(self, container: ContainerDouble) -> Iterator[str]:
+        yield from container.lines
+        if container.hangs:
+            assert container.killed.wait(30)
+
+    def exit_code(self, container: ContainerDouble, timeout: float) -> int:
+        assert timeout
+        return container.code
+
+    def kill(self, container: ContainerDouble) -> None:
+        container.killed.set()
+
+    def restart(self, container: ContainerDouble) -> None:
+        self.restarted.append(container.service)
+
+    def file(self, container: ContainerDouble, _: str) -> bytes | None:
+        return container.report
+
+    def address(self, container: ContainerDouble, port: int) -> str:
+        return f"127.0.0.1:{len(container.service)}{port}"
+
+    def remove(self, labels: Mapping[str, str]) -> list[str]:
+        self.removed.append(labels)
+        return self.left
 
 
 @pytest.fixture

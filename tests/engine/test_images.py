@@ -196,7 +196,7 @@ def test_a_build_returns_the_ids_of_what_it_made(workshop: Workshop) -> None:
         f" --metadata-file {metadata} release check"
     )
     # what the names stood for before, and nothing else
-    assert workshop.engine.removed == [(workshop.checkout.labels, True)]
+    assert workshop.engine.images_removed == [(workshop.checkout.labels, True)]
 
 
 def test_a_build_sees_what_the_file_needs(workshop: Workshop) -> None:
@@ -235,7 +235,7 @@ def test_a_failed_build_is_told_by_its_failed_step(workshop: Workshop) -> None:
     failure = caught.value
     assert failure.message == "building app, db failed"
     assert failure.evidence[0] == "[app wheels 2/5] RUN pip wheel ."
-    assert workshop.engine.removed == []
+    assert workshop.engine.images_removed == []
 
 
 def test_a_full_disk_is_not_the_builds_fault(workshop: Workshop) -> None:

@@ -1,0 +1,346 @@
+"""Environments, on an engine made of paper: what is started, waited for, judged, and left."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tasks.engine import environments
+from tasks.engine.console import MASK, masker
+from tasks.engine.readiness import Ready, Wait
+from tasks.engine.roles import ReleaseRoles
+from tasks.engine.roles import TestRoles as RolesOfTests
+from tasks.errors import Misconfigured, StageFailed
+from tests.engine.conftest import ContainerDouble
+
+if TYPE_CHECKING:
+    from tests.engine.conftest import Workshop
+
+PASSED = b"<testsuite><testcase name='a'/></testsuite>"
+FAILED = b"<testsuite><testcase name='b'><failure message='no'/></testcase></testsuite>"
+TEST: dict[str, Any] = {
+    "x-seatrial": {
+        "database": {"service": "db", "probe": ["say", "hello"]},
+        "tests": [
+            {"name": "integration", "service": "one", "report": "/i.xml"},
+            {"name": "integration", "service": "two", "report": "/i.xml", "restart": "db"},
+        ],
+    },
+    "services": {"db": {}, "one": {}, "two": {}},
+}
+RELEASE: dict[str, Any] = {
+    "x-seatrial": {
+        "database": {"service": "db", "probe": ["say", "hello"]},
+        "check": [],
+        "initialisation": ["schema", "static"],
+        "application": "web",
+        "frontend": {"service": "proxy", "port": 80, "probe": ["get"]},
+        "tests": [{"name": "acceptance", "service": "specs", "report": "/r.xml", "restart": "web"}],
+    },
+    "services": {name: {} for name in ("db", "schema", "static", "web", "proxy", "specs")},
+}
+UP = "up --detach --no-deps --no-build --pull never --timeout 0 --quiet-pull"
+
+
+def answer_with(workshop: Workshop, configuration: dict[str, Any]) -> None:
+    text = json.dumps(configuration)
+    workshop.programs.put("docker", f"cat <<'JSON'\n{text}\nJSON")
+
+
+def of_tests(
+    workshop: Workshop, *, dry: bool = False, **settings: str
+) -> environments.TestEnvironment:
+    answer_with(workshop, TEST)
+    return environments.TestEnvironment(
+        workshop.tools(dry=dry, **settings), "test", "test.yaml", RolesOfTests,
+        run="run-1", variables={},
+    )  # fmt: skip
+
+
+def of_release(
+    workshop: Workshop, *, dry: bool = False, own: bool = False, **settings: str
+) -> environments.ReleaseEnvironment:
+    answer_with(workshop, RELEASE)
+    return environments.ReleaseEnvironment(
+        workshop.tools(dry=dry, **settings), "release", "release.yaml", ReleaseRoles,
+        run="run-1", variables={"REVISION": "c0ffee"}, own=own,
+    )  # fmt: skip
+
+
+def ups(workshop: Workshop) -> list[str]:
+    """Return the services of each `up`, in order."""
+    return [call.split(UP)[1].strip() for call in workshop.programs.calls if UP in call]
+
+
+def good(service: str) -> ContainerDouble:
+    return ContainerDouble(service, lines=("1 passed",), report=PASSED)
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+def test_steps_are_started_at_once_and_waited_for(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.engine.put(
+        ContainerDouble("schema", lines=("applied 1",)),
+        ContainerDouble("static", lines=("3 files",)),
+    )
+    of_release(workshop).initialise()
+    assert ups(workshop) == ["schema static"]
+    shown = capsys.readouterr().err
+    assert "applied 1" in shown
+    assert "3 files" in shown
+    # their logs would else be those of an earlier run
+    assert all(container.removed for container in workshop.engine.there.values())
+
+
+def test_a_step_that_fails_is_told_with_its_last_lines(workshop: Workshop) -> None:
+    workshop.engine.put(
+        ContainerDouble("schema", lines=("applying 1", "no such column"), code=3),
+        ContainerDouble("static"),
+    )
+    with pytest.raises(StageFailed) as caught:
+        of_release(workshop).initialise()
+    assert caught.value.message == "schema ended with 3"
+    assert caught.value.evidence == ("applying 1", "no such column")
+    assert "compose/release.yaml" in caught.value.hint
+
+
+def test_a_step_that_hangs_is_killed_and_told(workshop: Workshop) -> None:
+    hanging = ContainerDouble("schema", lines=("waiting for a lock",), hangs=True)
+    workshop.engine.put(hanging, ContainerDouble("static"))
+    with pytest.raises(StageFailed) as caught:
+        of_release(workshop, STEP_TIMEOUT="0.01").initialise()
+    assert caught.value.message == "schema did not end within 0.01 s"
+    assert caught.value.evidence == ("waiting for a lock",)
+    assert "STEP_TIMEOUT" in caught.value.hint
+    assert hanging.killed.is_set()
+
+
+def test_no_steps_start_nothing(workshop: Workshop) -> None:
+    of_release(workshop).check()
+    assert ups(workshop) == []
+
+
+# --- services ------------------------------------------------------------------------------------
+
+
+def test_a_database_is_started_and_asked_twice(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    class Noted(Wait):
+        def until_ready(self) -> Ready:
+            waits.append((self.service, self.deadline, self.confirmations))
+            return super().until_ready()
+
+    monkeypatch.setattr(environments, "Wait", Noted)
+    workshop.engine.put(ContainerDouble("db", status="running"))
+    of_release(workshop, DATABASE_DEADLINE="7").start_database()
+    assert ups(workshop) == ["db"]
+    assert waits == [("db", 7.0, 2)]
+    assert "db is ready after 0.00 s, 1 try" in capsys.readouterr().err
+
+
+def test_a_database_that_has_ended_is_not_waited_for(workshop: Workshop) -> None:
+    workshop.engine.put(ContainerDouble("db", code=1, lines=("bad password",)))
+    with pytest.raises(StageFailed, match="db will not get ready: db exited 1") as caught:
+        of_release(workshop).start_database()
+    assert "  bad password" in caught.value.evidence
+
+
+def test_an_application_that_dies_ends_the_wait_for_the_front_end(workshop: Workshop) -> None:
+    workshop.engine.put(
+        ContainerDouble("proxy", status="running"),
+        ContainerDouble("web", code=3, lines=("no SECRET_KEY",)),
+    )
+    with pytest.raises(StageFailed, match="proxy will not get ready: web exited 3") as caught:
+        of_release(workshop).start_application()
+    assert "  no SECRET_KEY" in caught.value.evidence
+    assert ups(workshop) == ["web proxy"]
+
+
+def test_a_service_that_is_not_there(workshop: Workshop) -> None:
+    with pytest.raises(
+        StageFailed, match="proxy of seatrial-0123456789-local-release does not run"
+    ):
+        of_release(workshop).address()
+
+
+def test_the_address_is_a_url(workshop: Workshop) -> None:
+    workshop.engine.put(ContainerDouble("proxy", status="running"))
+    assert of_release(workshop).address() == "http://127.0.0.1:580/"
+
+
+# --- tests ---------------------------------------------------------------------------------------
+
+
+def test_the_reports_of_several_services_become_one(workshop: Workshop) -> None:
+    workshop.engine.put(ContainerDouble("db", status="running"), good("one"), good("two"))
+    counts = of_tests(workshop).run_tests("integration")
+    assert counts is not None
+    assert counts.passed == 2
+    assert ups(workshop) == ["one", "two"]
+    assert workshop.engine.restarted == ["db"]
+    report = workshop.checkout.target / "reports" / "integration.xml"
+    assert report.read_text().count("<testcase") == 2
+    assert not report.with_suffix(".tmp").exists()
+
+
+def test_a_report_of_an_earlier_run_is_gone_before_the_tests_begin(workshop: Workshop) -> None:
+    report = workshop.checkout.target / "reports" / "integration.xml"
+    report.parent.mkdir()
+    report.write_bytes(PASSED)
+    workshop.engine.put(ContainerDouble("db"), ContainerDouble("one", code=1), good("two"))
+    with pytest.raises(StageFailed, match="left no JUnit file"):
+        of_tests(workshop).run_tests("integration")
+    assert not report.exists()
+
+
+def test_a_failed_test_leaves_its_report(workshop: Workshop) -> None:
+    workshop.engine.put(
+        ContainerDouble("db", status="running"),
+        good("one"),
+        ContainerDouble("two", code=1, report=FAILED),
+    )
+    with pytest.raises(StageFailed) as caught:
+        of_tests(workshop).run_tests("integration")
+    assert caught.value.message == "tests: 1 passed, 1 failed"
+    assert "target/reports/integration.xml" in caught.value.hint
+    assert (workshop.checkout.target / "reports" / "integration.xml").exists()
+
+
+def test_a_database_that_died_meanwhile_is_named(workshop: Workshop) -> None:
+    workshop.engine.put(
+        ContainerDouble("db", code=137),
+        ContainerDouble("one", code=1, report=FAILED),
+        ContainerDouble("two", code=1, report=FAILED),
+    )
+    with pytest.raises(StageFailed) as caught:
+        of_tests(workshop).run_tests("integration")
+    assert caught.value.message == "tests: 0 passed, 2 failed; db exited 137"
+
+
+def test_tests_that_hang_are_killed_and_told(workshop: Workshop) -> None:
+    workshop.engine.put(ContainerDouble("one", lines=("spec 1 ...",), hangs=True, report=PASSED))
+    with pytest.raises(StageFailed, match=r"one did not end within 0\.01 s") as caught:
+        of_tests(workshop, TEST_TIMEOUT="0.01").run_tests("integration")
+    assert caught.value.evidence == ("spec 1 ...",)
+
+
+def test_tests_that_nobody_runs(workshop: Workshop) -> None:
+    with pytest.raises(StageFailed, match="0 tests passed: no service runs them"):
+        of_tests(workshop).run_tests("unit")
+
+
+def test_a_secret_in_a_report_is_masked(workshop: Workshop) -> None:
+    secret = 'tr0ub4dor & "3"'  # noqa: S105
+    quoted = secret.replace("&", "&amp;").replace('"', "&quot;")
+    report = PASSED.replace(b"'a'/>", f'"a"><system-out>{quoted}</system-out></testcase>'.encode())
+    workshop.console.mask = masker([secret])
+    workshop.engine.put(
+        ContainerDouble("db", status="running"),
+        ContainerDouble("one", report=report),
+        ContainerDouble("two", report=report, lines=(secret,)),
+    )
+    of_tests(workshop).run_tests("integration")
+    text = (workshop.checkout.target / "reports" / "integration.xml").read_text()
+    assert "tr0ub4dor" not in text
+    assert text.count(MASK) == 2
+
+
+def test_the_application_is_ready_again_before_the_specs_after_its_restart(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.engine.put(
+        ContainerDouble("proxy", status="running"), ContainerDouble("web", status="running"),
+        good("specs"),
+    )  # fmt: skip
+    counts = of_release(workshop).accept()
+    assert counts is not None
+    assert workshop.engine.restarted == ["web"]
+    assert "proxy is ready" in capsys.readouterr().err
+
+
+# --- its life ------------------------------------------------------------------------------------
+
+
+def test_what_an_earlier_run_left_is_removed_first(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workshop.engine.put(ContainerDouble("db"))
+    environment = of_tests(workshop).open()
+    assert workshop.engine.removed == [environment.labels]
+    assert "removing what an earlier run left" in capsys.readouterr().err
+
+
+def test_the_users_own_is_taken_over_with_the_run_that_made_it(workshop: Workshop) -> None:
+    workshop.engine.put(ContainerDouble("db", labels={"seatrial.run": "run-0"}))
+    environment = of_release(workshop, own=True).open()
+    assert workshop.engine.removed == []
+    assert environment._environment["RUN"] == "run-0"
+
+
+def test_it_is_removed_by_its_labels_alone(workshop: Workshop) -> None:
+    environment = of_tests(workshop)
+    environment.remove()
+    assert workshop.engine.removed == [
+        {
+            "seatrial.project": "seatrial",
+            "seatrial.checkout": "0123456789",
+            "com.docker.compose.project": "seatrial-0123456789-local-test",
+        }
+    ]
+
+
+def test_what_could_not_be_removed_is_named(workshop: Workshop) -> None:
+    workshop.engine.left = ["network x: has active endpoints"]
+    with pytest.raises(StageFailed, match="could not be removed") as caught:
+        of_tests(workshop).remove()
+    assert caught.value.evidence == ("network x: has active endpoints",)
+    assert "invoke clean" in caught.value.hint
+
+
+def test_a_compose_file_without_roles(workshop: Workshop) -> None:
+    environment = of_tests(workshop)
+    answer_with(workshop, {"services": {}})
+    with pytest.raises(Misconfigured, match=r"compose/test\.yaml"):
+        environment.start_database()
+
+
+# --- dry -----------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_all_of_it_and_touches_nothing(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = of_release(workshop, dry=True).open()
+    environment.start_database()
+    environment.initialise()
+    environment.start_application()
+    assert environment.accept() is None
+    environment.remove()
+    project = "seatrial-0123456789-local-release"
+    up = f"$ docker compose --env-file /dev/null --project-name {project} --file release.yaml {UP}"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{up} db",
+        "ask in db until ready: say hello",
+        f"{up} schema static",
+        "wait until schema has ended with 0",
+        "wait until static has ended with 0",
+        f"{up} web proxy",
+        "ask in proxy until ready: get",
+        "restart web",
+        "ask in proxy until ready: get",
+        f"{up} specs",
+        "wait for specs, copy /r.xml out of it",
+        "judge the exit codes and acceptance.xml",
+        f"remove all containers, networks, volumes of {project}",
+    ]
+    assert ups(workshop) == []
+    assert workshop.engine.removed == []
+    assert list(workshop.checkout.target.iterdir()) == []
