@@ -321,7 +321,8 @@ class Engine:
 
 
 def _filters(labels: Mapping[str, str]) -> list[str]:
-    return [f"{key}={value}" for key, value in labels.items()]
+    """Return the engine's filters for things with all these labels; an empty value is any."""
+    return [f"{key}={value}" if value else key for key, value in labels.items()]
 
 
 @contextmanager

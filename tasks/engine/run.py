@@ -198,9 +198,15 @@ class Run:
         if self.dry:
             self.console.would(f"remove everything with the labels {labels}, and target/")
             return
-        left = self.tools.engine.remove(labels) + self.tools.engine.remove_images(labels)
+        # What users themselves start from our images has the labels of these, but is of no run.
+        left = self.tools.engine.remove({**labels, "seatrial.run": ""})
+        left += self.tools.engine.remove_images(labels)
         if left:
-            raise StageFailed("not everything could be removed", evidence=left)
+            raise StageFailed(
+                "not everything could be removed",
+                evidence=left,
+                hint="remove what is in the way, which is yours, and then invoke clean",
+            )
         self.forgotten = True
 
     # --- what is spared --------------------------------------------------------------------------
