@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
@@ -31,6 +31,11 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "tag:seatrial,2026:bake/v1"
+
+# What reading something of another shape than expected ends in.
+_MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
+Value = TypeVar("Value")
 
 Stage = Literal["unit", "integration", "wheels", "image", "acceptance"]
 STAGES: tuple[Stage, ...] = ("unit", "integration", "wheels", "image", "acceptance")
@@ -137,10 +142,16 @@ def signer(key: str) -> CryptoSigner:
 
 
 def public_keys(text: str) -> list[Key]:
-    """Return the public keys in `text`, PEM one after the other. Raises Misconfigured."""
-    end = "-----END PUBLIC KEY-----"
+    """Return the public keys in `text`, PEM one after the other, one at the least.
+
+    Raises Misconfigured if there is none, or one that cannot be read.
+    """
+    begin, end = "-----BEGIN PUBLIC KEY-----", "-----END PUBLIC KEY-----"
     blocks = [part + end for part in text.split(end)[:-1]]
     try:
+        # No key at all would not mean that nobody is trusted, but everybody.
+        if not blocks or len(blocks) != text.count(begin):
+            raise ValueError  # noqa: TRY301
         return [SSlibKey.from_crypto(load_pem_public_key(block.encode())) for block in blocks]
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise Misconfigured(
@@ -166,9 +177,9 @@ def open_sealed(stage: str, content: bytes, trusted: Sequence[Key]) -> Receipt:
     try:
         envelope = Envelope.from_dict(json.loads(content))
         if envelope.payload_type != PAYLOAD_TYPE:
-            raise ValueError(f"payload type {envelope.payload_type}")  # noqa: TRY301
-    except (ValueError, KeyError, TypeError, AttributeError, SecuresystemslibError) as error:
-        raise StageFailed(f"receipt {stage}: envelope: {error}") from None
+            raise ValueError(f"payload type {envelope.payload_type}")
+    except (*_MALFORMED, SecuresystemslibError) as error:
+        raise StageFailed(f"receipt {stage}: envelope: {_reason(error)}") from None
     if trusted:
         try:
             envelope.verify(list(trusted), threshold=1)
@@ -184,26 +195,40 @@ def open_sealed(stage: str, content: bytes, trusted: Sequence[Key]) -> Receipt:
 def _read(stage: str, payload: bytes) -> Receipt:
     try:
         message = ParseDict(json.loads(payload), StatementMessage())
-        statement = Statement.copy_from_pb(message)
-        statement.validate()
-    except (ValueError, ParseError) as error:
-        raise StageFailed(f"receipt {stage}: statement: {error}") from None
-    document = json.loads(payload)
-    predicate = document["predicate"]
-    build = predicate.get("buildDefinition", {})
-    inputs = predicate.get("configuration", build.get("resolvedDependencies", []))
-    return Receipt(
-        stage=stage,
-        predicate_type=document["predicateType"],
-        subjects={s["name"]: s["digest"]["sha256"] for s in document["subject"]},
-        predicate=predicate,
-        inputs={
-            one["name"]: Thing(
-                one["name"], one.get("digest", {}), one.get("uri", ""), one.get("annotations", {})
-            )
-            for one in inputs
-        },
-    )
+        Statement.copy_from_pb(message).validate()
+        # As it is understood, whatever it was written like (names are free in protobuf's JSON).
+        document = MessageToDict(message)
+        predicate = document["predicate"]
+        build = predicate.get("buildDefinition", {})
+        inputs = predicate.get("configuration", build.get("resolvedDependencies", []))
+        return Receipt(
+            stage=stage,
+            predicate_type=document["predicateType"],
+            subjects=_once((s["name"], s["digest"]["sha256"]) for s in document["subject"]),
+            predicate=predicate,
+            inputs=_once((one["name"], _thing(one)) for one in inputs),
+        )
+    except (*_MALFORMED, ParseError) as error:
+        raise StageFailed(f"receipt {stage}: statement: {_reason(error)}") from None
+
+
+def _thing(descriptor: Mapping[str, Any]) -> Thing:
+    digest, notes = descriptor.get("digest", {}), descriptor.get("annotations", {})
+    return Thing(descriptor["name"], dict(digest), descriptor.get("uri", ""), dict(notes))
+
+
+def _once(named: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    """Return a mapping of these; what is said of one name twice would mean nothing."""
+    found: dict[str, Value] = {}
+    for name, value in named:
+        if name in found:
+            raise ValueError(f"{name} is named twice")
+        found[name] = value
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
 
 
 # --- where they are ------------------------------------------------------------------------------

@@ -174,9 +174,12 @@ def _text_of(tools: Tools, key: str) -> str:
     if not name:
         return ""
     try:
-        return (tools.checkout.root / name).read_text(encoding="utf-8")
+        text = (tools.checkout.root / name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{key}: {name} cannot be read", evidence=[str(error)]) from None
+    if not text.strip():
+        raise Misconfigured(f"{key}: {name} is empty")
+    return text
 
 
 def _wheels(hashes: Mapping[str, str]) -> list[Thing]:
