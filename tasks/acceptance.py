@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from tasks.engine.run import Run
 
 
-@task(klass=Stage, pre=[build.base])
+@task(klass=Stage, pre=[build.base], builds="acceptance")
 def image(run: Run) -> None:
     """Build the image of the acceptance tests."""
-    run.images.build(run.images.roles.acceptance)
+    run.images.build("acceptance")
 
 
 @task(klass=Stage, pre=[image, release.start], default=True, receipt="acceptance")

@@ -18,13 +18,13 @@ def base(run: Run) -> None:
     run.images.base()
 
 
-@task(klass=Stage, pre=[base])
+@task(klass=Stage, pre=[base], builds="services")
 def services(run: Run) -> None:
     """Build the images that the application runs beside: database and front end."""
-    run.images.build(*run.images.roles.services)
+    run.images.build("services")
 
 
-@task(klass=Stage, pre=[base], default=True, receipt="wheels")
+@task(klass=Stage, pre=[base], default=True, receipt="wheels", builds="wheelhouse")
 def wheels(run: Run) -> None:
     """Build the application's wheel and collect its dependencies, in target/wheelhouse."""
     run.images.wheels()

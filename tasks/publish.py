@@ -19,7 +19,7 @@ def check(run: Run) -> None:
     run.publisher.require_permission()
 
 
-@task(klass=Stage, pre=[build.base])
+@task(klass=Stage, pre=[build.base], builds="publishing")
 def local(run: Run) -> None:
     """Start a registry and an index on this machine, if the settings name no others."""
     run.start_local_registry()

@@ -20,14 +20,14 @@ def settings(run: Run) -> None:
         run.console.result(f"{origin.key}={origin.value_shown}  # {origin.source}")
 
 
-@task(klass=Stage, pre=[build.wheels], receipt="image")
+@task(klass=Stage, pre=[build.wheels], receipt="image", builds="release")
 def image(run: Run) -> None:
     """Build the release image, from the wheelhouse alone."""
     run.images.release()
     run.witness.image(run.images.release_id(), run.images.base_id())
 
 
-@task(klass=Stage, pre=[image])
+@task(klass=Stage, pre=[image], builds="check")
 def check(run: Run) -> None:
     """Test the release image on its own: complete, configured, able to start."""
     run.images.check_release()

@@ -92,6 +92,9 @@ _Seconds = Annotated[
 _SecondsOrNone = Annotated[
     float, Field(ge=0, allow_inf_nan=False, description="a number of seconds, 0 or more")
 ]
+_Cache = Annotated[
+    str, Field(pattern=r"^$|^[^\s]+$", description="a cache as docker buildx takes it")
+]
 _Jobs = Annotated[int, Field(ge=1, le=64, description="a number of stages from 1 to 64")]
 _Switch = Annotated[bool, BeforeValidator(_switch), Field(description="on or off")]
 _Host = Annotated[
@@ -145,6 +148,8 @@ class Fields(BaseModel):
     keep: _Keep = "never"
     jobs: _Jobs = 4
     fresh: _Switch = False
+    build_cache_from: _Cache = ""
+    build_cache_to: _Cache = ""
     generated_secrets: _ApplicationNames = ()
     publish: _Switch = False
     registry: _Host = ""

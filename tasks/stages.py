@@ -40,16 +40,18 @@ class Stage(Task[Any]):
     """A task that does something. Its body gets the run, and has no parameters.
 
     `receipt` names what it writes when it passes: a stage with a receipt for unchanged inputs is
-    not run again. `alone` stages wait for all that were named before them, and those named after
+    not run again. `builds` is the role of the images it builds, so that one build can make all that
+    a run needs. `alone` stages wait for all that were named before them, and those named after
     wait for them.
     """
 
     alone = False
     changes = True
 
-    def __init__(self, *args: Any, receipt: str = "", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, receipt: str = "", builds: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.receipt = receipt
+        self.builds = builds
 
     @property
     def needs(self) -> list[Stage]:
@@ -112,7 +114,7 @@ class Executor(invoke.executor.Executor):
         stages = _stages(self.dedupe(self.expand_calls(asked)))
         goals = {names[call.task] for call in asked}
         nodes = [
-            Node(names[s], tuple(names[n] for n in s.needs), s.receipt, names[s] in goals)
+            Node(names[s], tuple(names[n] for n in s.needs), s.receipt, names[s] in goals, s.builds)
             for s in stages
         ]
         dry = self.config.run.dry or planned
@@ -136,7 +138,7 @@ class Executor(invoke.executor.Executor):
                 [stage for stage in stages if names[stage] in runs],
                 enter,
                 1 if dry else run.settings.jobs,
-                cancel=run.tools.processes.stop_all,
+                cancel=run.tools.processes.cancel,
             )
 
 

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from tasks.engine.run import Run
 
 
-@task(klass=Stage, pre=[build.base])
+@task(klass=Stage, pre=[build.base], builds="tests")
 def image(run: Run) -> None:
     """Build the image that holds the application's source and its tests."""
-    run.images.build(run.images.roles.tests)
+    run.images.build("tests")
 
 
 @task(klass=Stage, pre=[build.services])

@@ -20,10 +20,16 @@ def up(project: str, file: str, services: Sequence[str]) -> list[str]:
             "--pull", "never", "--timeout", "0", "--quiet-pull", *services]  # fmt: skip
 
 
-def bake(file: str, targets: Sequence[str], metadata: Path) -> list[str]:
-    """Build all `targets` in one graph; the image IDs go to the file `metadata`."""
+def bake(file: str, targets: Sequence[str], cache_from: str = "", cache_to: str = "") -> list[str]:
+    """Build all `targets` in one graph; a cache elsewhere may be read and written."""
+    cache = [
+        part
+        for option, value in (("cache-from", cache_from), ("cache-to", cache_to))
+        if value
+        for part in ("--set", f"*.{option}={value}")
+    ]
     return ["docker", "buildx", "bake", "--file", file, "--progress", "plain",
-            "--metadata-file", str(metadata), *targets]  # fmt: skip
+            *cache, *targets]  # fmt: skip
 
 
 def pull(reference: str) -> list[str]:

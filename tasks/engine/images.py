@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 from collections.abc import Sequence
 
 from tasks.engine import base, buildsecrets, compose, versions, wheelhouse
@@ -15,6 +16,13 @@ from tasks.engine.tools import Tools
 from tasks.errors import Misconfigured, StageFailed
 
 FILE = "images.yaml"
+
+# Roles whose images are built in one call: from the source first, then from the wheelhouse.
+_TOGETHER = (
+    ("services", "tests", "wheelhouse", "acceptance", "publishing"),
+    ("release", "check"),
+)
+
 STEP_WIDTH = 100
 _STEP = re.compile(r"(#\d+) ((?:\[(?![^]]*internal)[^]]+\] |ERROR).*)")
 # BuildKit ends with the step that failed, between two rules: its name, then its lines.
@@ -25,11 +33,17 @@ _UNSET = re.compile(r"required variable (\w+) is missing a value")
 
 
 class Images:
-    """Builds images, and knows those of this checkout by their roles."""
+    """Builds images, and knows those of this checkout by their roles.
+
+    `expected` are the roles whose images the stages of this run will ask for.
+    """
 
     def __init__(self, tools: Tools, source: Source) -> None:
         self._tools = tools
         self._source = source
+        self.expected: frozenset[str] = frozenset()
+        self._built: set[str] = set()
+        self._building = threading.Lock()
         self._roles: ImageRoles | None = None
         self._versions_suffice = False
 
@@ -43,22 +57,42 @@ class Images:
             self._roles = parse(config, ImageRoles, FILE)
         return self._roles
 
-    def build(self, *targets: str, version: str = "") -> dict[str, str]:
-        """Build these targets; return the image IDs of all that were built, by target.
+    def build(self, role: str) -> None:
+        """Build the images that play a role, and with them what else this run is known to need.
 
-        Raises StageFailed with the builder's last words.
+        One graph, one call: what stages need is in `expected`, so the first that asks builds for
+        all of them. If that fails they are built one by one, so that the stage whose image it is
+        fails. Raises StageFailed with the builder's last words.
         """
-        if not targets:
-            return {}
+        with self._building:
+            if role in self._built:
+                return
+            group = next(group for group in _TOGETHER if role in group)
+            together = [one for one in group if one == role or one in self.expected]
+            try:
+                self._bake(together)
+            except StageFailed:
+                if together == [role]:
+                    raise
+                self.expected = frozenset()
+                together = [role]
+                self._bake(together)
+            self._built.update(together)
+
+    def _bake(self, roles: Sequence[str]) -> None:
         tools = self._tools
         if not tools.dry:
             self._require_versions()
-        metadata = tools.checkout.target / "build" / f"{targets[0]}.json"
+        if "wheelhouse" in roles and not tools.dry:
+            shutil.rmtree(wheelhouse.export_folder(tools.checkout), ignore_errors=True)
+        targets = [target for role in roles for target in self._targets(role)]
         found = tools.settings.base_image if tools.dry else base.find(tools) or base.make(tools)
         try:
             tools.processes.run(
-                compose.bake(FILE, targets, metadata),
-                environment=self._environment(found, version),
+                compose.bake(
+                    FILE, targets, tools.settings.build_cache_from, tools.settings.build_cache_to
+                ),
+                environment=self._environment(found, self._version(roles)),
                 folder=tools.compose_folder,
                 show=_Steps(),
             )
@@ -68,16 +102,13 @@ class Images:
                 evidence=failed_step(error.output) or error.evidence,
                 hint="compose/images.yaml and the Dockerfiles beside it say how it is built",
             ) from error
-        if tools.dry:
-            return {}
-        built = json.loads(metadata.read_text())
-        # What these names stood for until now has none any more, and is ours.
-        tools.engine.remove_images(tools.checkout.labels, untagged_only=True)
-        return {
-            target: about["containerimage.config.digest"]
-            for target, about in built.items()
-            if "containerimage.config.digest" in about
-        }
+        if not tools.dry:
+            # What these names stood for until now has none any more, and is ours.
+            tools.engine.remove_images(tools.checkout.labels, untagged_only=True)
+
+    def _targets(self, role: str) -> tuple[str, ...]:
+        named: str | tuple[str, ...] = getattr(self.roles, role)
+        return (named,) if isinstance(named, str) else named
 
     def base(self) -> None:
         """Make sure of the image that `base` is built from."""
@@ -85,11 +116,9 @@ class Images:
 
     def wheels(self) -> None:
         """Build the wheelhouse and take it over into `target/wheelhouse`."""
-        checkout = self._tools.checkout
-        shutil.rmtree(wheelhouse.export_folder(checkout), ignore_errors=True)
-        self.build(self.roles.wheelhouse)
+        self.build("wheelhouse")
         if not self._tools.dry:
-            house = wheelhouse.collect(checkout)
+            house = wheelhouse.collect(self._tools.checkout)
             count = len(house.dependencies)
             self._tools.console.note(f"{next(iter(house.application))} and {count} dependencies")
 
@@ -97,9 +126,7 @@ class Images:
         """Build the release image from the wheelhouse."""
         if not self._tools.dry:
             wheelhouse.lay_out(self._tools.checkout)
-        built = self.build(self.roles.release, version=self._version())
-        for image_id in built.values():
-            self._tools.console.detail(image_id)
+        self.build("release")
 
     def check_release(self) -> None:
         """Check what the release image holds, before it is ever started.
@@ -107,9 +134,8 @@ class Images:
         Raises StageFailed if a package that its packages require is missing, if it would run as
         root, or if a secret is in its history or configuration.
         """
-        version = self._version()
         try:
-            self.build(self.roles.check, version=version)
+            self.build("check")
         except StageFailed as failure:
             raise StageFailed(
                 "the release image is not complete",
@@ -150,8 +176,11 @@ class Images:
         image = self._tools.engine.image(f"{self._tools.image_prefix}/{target}")
         return image.id if image else ""
 
-    def _version(self) -> str:
-        return "" if self._tools.dry else wheelhouse.verified(self._tools.checkout).version
+    def _version(self, roles: Sequence[str]) -> str:
+        """Return the application's version, for images that are built from its wheel."""
+        if self._tools.dry or not {"release", "check"} & set(roles):
+            return ""
+        return wheelhouse.verified(self._tools.checkout).version
 
     def _environment(self, base_source: str, version: str) -> dict[str, str]:
         tools = self._tools

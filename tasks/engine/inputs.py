@@ -36,12 +36,14 @@ PATHS = ("app", "compose", "tasks", "tasks.py", "invoke.yaml", "requirements.loc
 CACHES = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
 
 # Settings that say how a run is run, and where its results go: not what they are.
-_HOW = frozenset({
-    "KEEP", "JOBS", "FRESH", "LOCK_TIMEOUT", "PUBLISH", "REGISTRY", "REPOSITORY", "INDEX_URL",
-    "INDEX_SIMPLE_URL", "INDEX_USERNAME", "PUBLISH_DEPENDENCIES", "CA_FILE", "PUBLISH_DEADLINE",
-    "LATEST_BRANCH", "BUILD_NUMBER", "SIGNING_KEY_FILE", "TRUSTED_KEYS", "TRUSTED_KEYS_FILE",
-    "VERIFY_IMAGE",
-})  # fmt: skip
+_HOW = frozenset(
+    {
+        *("KEEP", "JOBS", "FRESH", "LOCK_TIMEOUT", "BUILD_CACHE_FROM", "BUILD_CACHE_TO"),
+        *("PUBLISH", "REGISTRY", "REPOSITORY", "INDEX_URL", "INDEX_SIMPLE_URL", "INDEX_USERNAME"),
+        *("PUBLISH_DEPENDENCIES", "CA_FILE", "PUBLISH_DEADLINE", "LATEST_BRANCH", "BUILD_NUMBER"),
+        *("SIGNING_KEY_FILE", "TRUSTED_KEYS", "TRUSTED_KEYS_FILE", "VERIFY_IMAGE"),
+    }
+)
 
 # A file changed within so many seconds of being read may have changed again unseen.
 _RACY_SECONDS = 3.0

@@ -14,13 +14,15 @@ class Node:
     """A stage as the plan sees it.
 
     `needs` are the names of the stages it depends on; `receipt` names what it writes if it passes,
-    and may therefore be spared; `goal`: it was asked for by name.
+    and may therefore be spared; `goal`: it was asked for by name; `builds` is the role of the
+    images that it builds.
     """
 
     name: str
     needs: tuple[str, ...]
     receipt: str = ""
     goal: bool = False
+    builds: str = ""
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ class Run:
     def start_local_registry(self) -> None:
         """Start the registry and the index of this machine, unless the settings name others."""
         if not (self.settings.registry and self.settings.index_url):
-            self.images.build(*self.images.roles.publishing)
+            self.images.build("publishing")
             self._opened(self.local_registry).start()
             self.local_registry.in_use = True  # whatever becomes of this run
 
@@ -226,8 +226,14 @@ class Run:
 
         With `fresh` none is, whatever the settings say.
         """
-        if self.dry or not self._changes:
-            return {node.name for node in nodes}
+        names = {node.name for node in nodes}
+        if self._changes:
+            names = self._spared(nodes, fresh=fresh)
+        if any(node.builds for node in nodes):
+            self.images.expected = frozenset(n.builds for n in nodes if n.name in names)
+        return names
+
+    def _spared(self, nodes: Sequence[Node], *, fresh: bool) -> set[str]:
         decisions = self._decisions(nodes, fresh=fresh)
         for decision in decisions.values():
             if decision.spared:
