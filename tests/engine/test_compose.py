@@ -35,10 +35,16 @@ HERE = Path(__file__)
             id="up, several services",
         ),
         pytest.param(
-            compose.bake("images.yaml", ["db", "nginx"], Path("/a checkout/target/db.json")),
-            "docker buildx bake --file images.yaml --progress plain"
-            " --metadata-file '/a checkout/target/db.json' db nginx",
+            compose.bake("images.yaml", ["db", "nginx"]),
+            "docker buildx bake --file images.yaml --progress plain db nginx",
             id="bake",
+        ),
+        pytest.param(
+            compose.bake("f", ["a"], "type=registry,ref=r.example.com/c", "type=inline"),
+            "docker buildx bake --file f --progress plain"
+            " --set '*.cache-from=type=registry,ref=r.example.com/c'"
+            " --set '*.cache-to=type=inline' a",
+            id="bake, with a cache",
         ),
         pytest.param(
             compose.pull("debian:12-slim"),
@@ -80,4 +86,4 @@ def test_building_an_argv_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.Popen", refuse)
     assert compose.up("p", "f", ["s"])
     assert compose.config("p", "f")
-    assert compose.bake("f", ["t"], Path("m"))
+    assert compose.bake("f", ["t"])
