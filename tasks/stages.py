@@ -138,7 +138,7 @@ class Executor(invoke.executor.Executor):
                 [stage for stage in stages if names[stage] in runs],
                 enter,
                 1 if dry else run.settings.jobs,
-                cancel=run.tools.processes.cancel,
+                cancel=run.tools.processes.stop_all,
             )
 
 

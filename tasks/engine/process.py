@@ -50,7 +50,6 @@ class Processes:
         self._dry = dry
         self._running: set[subprocess.Popen[str]] = set()
         self._lock = threading.Lock()
-        self._cancelled = False
 
     def read(
         self,
@@ -99,12 +98,6 @@ class Processes:
         if child.returncode:
             raise classified(CommandFailed(argv, child.returncode, list(last)))
 
-    def cancel(self) -> None:
-        """End all commands that are running, and start no more."""
-        with self._lock:
-            self._cancelled = True
-        self.stop_all()
-
     def stop_all(self) -> None:
         """End all commands that are running: asked first, forced after a while."""
         with self._lock:
@@ -128,8 +121,6 @@ class Processes:
     ) -> Iterator[subprocess.Popen[str]]:
         try:
             with self._lock:  # no child may be missed by `stop_all`
-                if self._cancelled:
-                    raise StageFailed(f"not run any more: {shlex.join(argv)}")
                 # In a session of its own: a Ctrl-C at the terminal reaches us alone, and we decide.
                 child = subprocess.Popen(  # noqa: S603
                     list(argv),
