@@ -27,7 +27,7 @@ CONFIGURATION = json.dumps(
         "services": {role: {} for role in ImageRoles.model_fields},
     }
 )
-# A docker that knows compose's `config`, and a bake that writes its metadata file.
+# A docker that knows compose's `config`, and whose builds succeed.
 DOCKER = f"""
 case "$1" in
 compose) cat <<'JSON'
@@ -35,9 +35,6 @@ compose) cat <<'JSON'
 JSON
 ;;
 info) printf 'engine 26.1.5\nbuildx v0.13.1\ncompose v2.26.1\n' ;;
-buildx)
-    while [ "$1" != --metadata-file ]; do shift; done
-    echo '{{"release": {{"containerimage.config.digest": "sha256:1"}}, "check": {{}}}}' >"$2" ;;
 esac
 """
 
@@ -185,24 +182,56 @@ def test_the_roles_are_read_once(workshop: Workshop) -> None:
     assert len(workshop.programs.calls) == 1
 
 
-def test_a_build_returns_the_ids_of_what_it_made(workshop: Workshop) -> None:
+BAKE = "docker buildx bake --file images.yaml --progress plain"
+
+
+def bakes(workshop: Workshop) -> list[str]:
+    calls = [call.removeprefix(BAKE).split() for call in workshop.programs.calls if BAKE in call]
+    return [" ".join(targets) for targets in calls]
+
+
+def test_a_role_is_built_once(workshop: Workshop) -> None:
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     workshop.programs.put("docker", DOCKER)
-    built = Images(workshop.tools(), SOURCE).build("release", "check", version="1.0")
-    assert built == {"release": "sha256:1"}
-    metadata = workshop.checkout.target / "build" / "release.json"
-    assert workshop.programs.calls[-1] == (
-        "docker buildx bake --file images.yaml --progress plain"
-        f" --metadata-file {metadata} release check"
-    )
+    images = Images(workshop.tools(), SOURCE)
+    images.build("services")
+    images.build("services")
+    assert bakes(workshop) == ["services"]
     # what the names stood for before, and nothing else
     assert workshop.engine.images_removed == [(workshop.checkout.labels, True)]
 
 
-def test_a_build_sees_what_the_file_needs(workshop: Workshop) -> None:
+def test_what_a_run_needs_is_built_with_the_first_that_is_asked_for(workshop: Workshop) -> None:
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    workshop.programs.put("docker", DOCKER)
+    images = Images(workshop.tools(), SOURCE)
+    images.expected = frozenset({"acceptance", "services", "release"})
+    images.build("tests")
+    images.build("services")
+    images.build("acceptance")
+    # the release image is built from the wheels, which have to be there first
+    assert bakes(workshop) == ["services tests acceptance"]
+
+
+def test_if_one_of_them_fails_its_own_stage_does(workshop: Workshop) -> None:
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    workshop.programs.put("docker", f'case "$*" in *bake*acceptance*) exit 1 ;; esac\n{DOCKER}')
+    images = Images(workshop.tools(), SOURCE)
+    images.expected = frozenset({"acceptance", "services", "tests"})
+    images.build("services")
+    images.build("tests")
+    with pytest.raises(StageFailed, match="building acceptance failed"):
+        images.build("acceptance")
+    assert bakes(workshop) == ["services tests acceptance", "services", "tests", "acceptance"]
+
+
+def test_a_build_sees_what_the_file_needs(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     workshop.programs.put("docker", f'env >"{workshop.checkout.root}/seen"\n{DOCKER}')
-    Images(workshop.tools(APP_NAME="todo"), SOURCE).build("release", version="1.0")
+    monkeypatch.setattr(Images, "_version", lambda *_: "1.0")
+    Images(workshop.tools(APP_NAME="todo"), SOURCE).build("release")
     lines = (workshop.checkout.root / "seen").read_text().splitlines()
     seen = dict(line.split("=", 1) for line in lines if "=" in line)
     target = workshop.checkout.target
@@ -229,11 +258,13 @@ def test_a_failed_build_is_told_by_its_failed_step(workshop: Workshop) -> None:
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     output = workshop.checkout.root / "output"
     output.write_text("\n".join(BUILD) + "\n")
-    workshop.programs.put("docker", f'[ $1 = info ] || {{ cat "{output}"; exit 1; }}\n{DOCKER}')
+    workshop.programs.put(
+        "docker", f'[ "$1" != buildx ] || {{ cat "{output}"; exit 1; }}\n{DOCKER}'
+    )
     with pytest.raises(StageFailed) as caught:
-        Images(workshop.tools(), SOURCE).build("app", "db")
+        Images(workshop.tools(), SOURCE).build("services")
     failure = caught.value
-    assert failure.message == "building app, db failed"
+    assert failure.message == "building services failed"
     assert failure.evidence[0] == "[app wheels 2/5] RUN pip wheel ."
     assert workshop.engine.images_removed == []
 
@@ -241,16 +272,10 @@ def test_a_failed_build_is_told_by_its_failed_step(workshop: Workshop) -> None:
 def test_a_full_disk_is_not_the_builds_fault(workshop: Workshop) -> None:
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     said = "write x: no space left on device"
-    workshop.programs.put("docker", f'[ $1 = info ] || {{ echo "{said}"; exit 1; }}\n{DOCKER}')
+    workshop.programs.put("docker", f'[ "$1" != buildx ] || {{ echo "{said}"; exit 1; }}\n{DOCKER}')
     with pytest.raises(Exception, match="ended with 1") as caught:
-        Images(workshop.tools(), SOURCE).build("app")
+        Images(workshop.tools(), SOURCE).build("services")
     assert getattr(caught.value, "exit_code", None) == 74
-
-
-def test_nothing_to_build_builds_nothing(workshop: Workshop) -> None:
-    workshop.programs.put("docker", DOCKER)
-    assert Images(workshop.tools(), SOURCE).build() == {}
-    assert workshop.programs.calls == []
 
 
 def test_a_dry_run_builds_and_writes_nothing(
@@ -273,7 +298,7 @@ def test_a_dry_run_builds_and_writes_nothing(
 
 def checked(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, image: Image | None) -> None:
     """Check a release image as if its wheelhouse were in order."""
-    monkeypatch.setattr(Images, "_version", lambda _: "1.0")
+    monkeypatch.setattr(Images, "_version", lambda *_: "1.0")
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     if image is not None:
         workshop.engine.images["seatrial-0123456789-local/release"] = image
@@ -326,7 +351,7 @@ def test_one_with_a_secret_in_it(
 
 
 def test_one_that_lacks_a_package(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Images, "_version", lambda _: "1.0")
+    monkeypatch.setattr(Images, "_version", lambda *_: "1.0")
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     said = "django 5.2 requires asgiref, which is not installed."
     workshop.programs.put(
