@@ -170,6 +170,10 @@ class Images:
         """Return the ID of the release image that was built last; empty if there is none."""
         return self._id_of(self.roles.release)
 
+    def accepted_id(self) -> str:
+        """Return the ID of the release image that was accepted last; empty if there is none."""
+        return self._id_of("accepted")
+
     def _id_of(self, target: str) -> str:
         if self._tools.dry:
             return ""

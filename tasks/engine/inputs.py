@@ -17,20 +17,24 @@ engine, is asked beside this (`Ledger`). Times decide nothing: the clock may be 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
+import secrets
 import stat
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tasks.engine import base, receipts, witness
+from tasks.engine import base, shelf
 from tasks.engine.source import Source
 from tasks.engine.tools import Tools
-from tasks.errors import Failure
+
+if TYPE_CHECKING:
+    from tasks.engine.receipts import Receipt
 
 PATHS = ("app", "compose", "tasks", "tasks.py", "invoke.yaml", "requirements.lock")
 CACHES = frozenset({"__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache"})
@@ -72,7 +76,7 @@ def gather(tools: Tools, source: Source) -> Inputs:
         "environment": tools.settings.name,
         "commit": f"{source.revision} of {source.time}",
         "base image": _base_id(tools),
-        "secrets": witness.fingerprint(tools),
+        "secrets": fingerprint(tools),
         **{
             f"setting {key}": value
             for key, value in settings.items()
@@ -110,31 +114,38 @@ class Ledger:
         If the files are not what they were when the run began, it is not known from which the
         receipt came: the stage will run again.
         """
-        if not receipts.path(self._target, stage).exists():
+        from tasks.engine import receipts  # noqa: PLC0415  (a run that is spared needs it not)
+
+        if not shelf.path(self._target, stage).exists():
             return
         root, memory = self._tools.checkout.root, self._target / "files.json"
         if hash_files(root, memory) != self._inputs.files:
             self._tools.console.warning("files changed while it ran: it will run again next time")
             return
-        trees = self._target / "inputs"
-        trees.mkdir(exist_ok=True)
-        _write(trees / f"{self._inputs.digest}.json", vars(self._inputs))
-        about = {"receipt": self._sealed(stage), "inputs": self._inputs.digest, "at": time.time()}
-        _write(trees / f"{stage}.json", about)
-        self._forget_unused(trees)
+        receipt = receipts.open_sealed(stage, shelf.content(self._target, stage), ())
+        notes = self._target / "inputs"
+        notes.mkdir(exist_ok=True)
+        _write(notes / f"{self._inputs.digest}.json", vars(self._inputs))
+        about = {
+            "receipt": self._sealed(stage),
+            "inputs": self._inputs.digest,
+            "at": time.time(),
+            "images": _images(receipt),
+            "files": _produced(receipt),
+        }
+        _write(notes / f"{stage}.json", about)
+        self._forget_unused(notes)
 
     def reason_to_run(self, stage: str) -> str:
         """Return why a stage has to run; empty if its receipt still says all there is to say."""
-        try:
-            about = json.loads((self._target / "inputs" / f"{stage}.json").read_text("utf-8"))
-            receipt = receipts.open_sealed(stage, receipts.content(self._target, stage), ())
-        except (OSError, ValueError, Failure):
+        about = _read(self._target / "inputs" / f"{stage}.json")
+        if not about or not shelf.path(self._target, stage).exists():
             return "it has no receipt"
         if about["receipt"] != self._sealed(stage):
             return "its receipt is not the one that was written"
         if about["inputs"] != self._inputs.digest:
             return self._told(about)
-        return self._missing(receipt)
+        return self._missing(about)
 
     def age(self, stage: str) -> str:
         """Return when a stage's receipt was written, and how long ago that is."""
@@ -154,34 +165,57 @@ class Ledger:
         more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
         return f"since {_at(about)}: {', '.join(told[:_SHOWN])}{more}"
 
-    def _missing(self, receipt: receipts.Receipt) -> str:
+    def _missing(self, about: Mapping[str, Any]) -> str:
         """Return which thing that a receipt speaks of is not there any more, or another."""
-        for name, thing in receipt.inputs.items():
-            if name.endswith(".xml"):
-                report = self._target / "reports" / name
-                if not report.exists() or _sha256(report.read_bytes()) != thing.digest["sha256"]:
-                    return f"target/reports/{name} is not the one that was written"
-        images = {n: t.digest["sha256"] for n, t in receipt.inputs.items() if n[:6] == "image:"}
-        images |= {n: d for n, d in receipt.subjects.items() if n in {"tests", "release"}}
-        for name, image in images.items():
+        for name, digest in about["files"].items():
+            path = self._target / name
+            if path.is_symlink() or not path.is_file() or _sha256(path.read_bytes()) != digest:
+                return f"target/{name} is not the one that was made"
+        for name, image in about["images"].items():
             if self._tools.engine.image(f"sha256:{image}") is None:
-                return f"{name.removeprefix('image:')}: the engine has this image no more"
-        wheels = {n: d for n, d in receipt.subjects.items() if n.endswith(".whl")}
-        for name, digest in wheels.items():
-            wheel = self._target / "wheelhouse" / name
-            if wheel.is_symlink() or not wheel.is_file() or _sha256(wheel.read_bytes()) != digest:
-                return f"target/wheelhouse/{name} is not the one that was built"
+                return f"the engine has the image {name} no more"
         return ""
 
     def _sealed(self, stage: str) -> str:
-        return _sha256(receipts.content(self._target, stage))
+        return _sha256(shelf.content(self._target, stage))
 
     def _forget_unused(self, trees: Path) -> None:
-        notes = [trees / f"{stage}.json" for stage in receipts.STAGES]
+        notes = [trees / f"{stage}.json" for stage in shelf.STAGES]
         used = {json.loads(n.read_text("utf-8"))["inputs"] for n in notes if n.exists()}
         for path in trees.glob("?" * 64 + ".json"):
             if path.stem not in used:
                 path.unlink(missing_ok=True)
+
+
+def _images(receipt: Receipt) -> dict[str, str]:
+    """Return the images that a receipt speaks of, by name, as digests."""
+    judged = {n: t.digest["sha256"] for n, t in receipt.inputs.items() if n.startswith("image:")}
+    subjects = {n: d for n, d in receipt.subjects.items() if n in {"tests", "release"}}
+    return {**judged, **subjects}
+
+
+def _produced(receipt: Receipt) -> dict[str, str]:
+    """Return the files below `target/` that a receipt speaks of, with their digests."""
+    reports = {
+        f"reports/{name}": thing.digest["sha256"]
+        for name, thing in receipt.inputs.items()
+        if name.endswith(".xml")
+    }
+    wheels = {f"wheelhouse/{n}": d for n, d in receipt.subjects.items() if n.endswith(".whl")}
+    return {**reports, **wheels}
+
+
+def fingerprint(tools: Tools) -> str:
+    """Return what changes if a secret changes, and tells nothing about it to anybody else."""
+    place = tools.checkout.target / "secrets" / "fingerprint"
+    if not place.exists():
+        if tools.dry:
+            return ""
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place.touch(mode=0o600)
+        place.write_bytes(secrets.token_bytes(32))
+    text = "\0".join(tools.settings.secrets())
+    return hmac.new(place.read_bytes(), text.encode(), "sha256").hexdigest()
 
 
 # --- files ---------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from securesystemslib.signer import Key
 
-from tasks.engine import receipts, sbom, source, verification, wheelhouse, witness
+from tasks.engine import receipts, sbom, shelf, source, verification, wheelhouse, witness
 from tasks.engine.environments import PublishEnvironment
 from tasks.engine.index import Index
 from tasks.engine.process import CommandFailed
@@ -136,7 +136,7 @@ class Publisher:
         target = self._tools.checkout.target
         reports = {stage: target / "reports" / f"{stage}.xml" for stage in verification.TEST_STAGES}
         return Evidence(
-            {stage: receipts.content(target, stage) for stage in receipts.STAGES},
+            {stage: shelf.content(target, stage) for stage in shelf.STAGES},
             {stage: path.read_bytes() for stage, path in reports.items() if path.exists()},
         )
 
@@ -309,7 +309,7 @@ class Publisher:
             *((f"{stage}.xml", JUNIT_TYPE, evidence.junit[stage]) for stage in evidence.junit),
             ("sbom.cdx.json", sbom.MEDIA_TYPE, sbom.of(house)),
             *((f"{stage}.json", RECEIPT_TYPE, evidence.envelopes[stage])
-              for stage in receipts.STAGES),
+              for stage in shelf.STAGES),
         ]  # fmt: skip
 
     # --- the verification ------------------------------------------------------------------------
@@ -420,7 +420,7 @@ def _sets(found: dict[str, list[bytes]]) -> list[Evidence]:
 
     sets = []
     for step in range(depth):
-        envelopes = {stage: at(f"{stage}.json", step) for stage in receipts.STAGES}
+        envelopes = {stage: at(f"{stage}.json", step) for stage in shelf.STAGES}
         junit = {stage: at(f"{stage}.xml", step) for stage in verification.TEST_STAGES}
         sets.append(
             Evidence(

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
@@ -36,9 +35,6 @@ BUILD_TYPE = "tag:seatrial,2026:bake/v1"
 _MALFORMED = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 Value = TypeVar("Value")
-
-Stage = Literal["unit", "integration", "wheels", "image", "acceptance"]
-STAGES: tuple[Stage, ...] = ("unit", "integration", "wheels", "image", "acceptance")
 
 
 @dataclass(frozen=True)
@@ -229,36 +225,3 @@ def _once(named: Iterable[tuple[str, Value]]) -> dict[str, Value]:
 
 def _reason(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else str(error).splitlines()[0]
-
-
-# --- where they are ------------------------------------------------------------------------------
-
-
-def path(target: Path, stage: str) -> Path:
-    """Return where the receipt of a stage is, in the folder `target`."""
-    return target / "receipts" / f"{stage}.json"
-
-
-def write(target: Path, stage: str, content: bytes) -> None:
-    """Put a receipt in its place, all of it or nothing."""
-    place = path(target, stage)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_suffix(".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(place)
-
-
-def remove(target: Path, *stages: str) -> None:
-    """Forget receipts: what they tell of is about to be done anew."""
-    for stage in stages:
-        path(target, stage).unlink(missing_ok=True)
-
-
-def content(target: Path, stage: str) -> bytes:
-    """Return a receipt's envelope. Raises StageFailed if there is none."""
-    place = path(target, stage)
-    if not place.exists():
-        raise StageFailed(
-            f"there is no receipt of {stage}", hint="invoke release.acceptance writes them"
-        )
-    return place.read_bytes()

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from tasks import settings as settings_room
-from tasks.engine import plan, receipts, source
+from tasks.engine import plan, shelf, source
 from tasks.engine.api import Engine
 from tasks.engine.checkout import identify, locked, note_stage
 from tasks.engine.console import Console, masker
@@ -27,11 +27,11 @@ from tasks.engine.plan import Decision, Node
 from tasks.engine.process import Processes
 from tasks.engine.roles import PublishRoles, ReleaseRoles, TestRoles
 from tasks.engine.tools import Tools
-from tasks.engine.witness import Witness
 from tasks.errors import Failure, StageFailed
 
 if TYPE_CHECKING:
     from tasks.engine.publishing import Publisher
+    from tasks.engine.witness import Witness
 
 AnyEnvironment = TypeVar("AnyEnvironment", TestEnvironment, ReleaseEnvironment, PublishEnvironment)
 
@@ -123,6 +123,9 @@ class Run:
     @cached_property
     def witness(self) -> Witness:
         """Who writes the receipts of this run."""
+        # As below: it is needed, if at all, while the engine is at work.
+        from tasks.engine.witness import Witness  # noqa: PLC0415
+
         return Witness(self.tools, self.source, self.id)
 
     @cached_property
@@ -177,10 +180,9 @@ class Run:
     def accepted(self) -> None:
         """Tell which image has passed."""
         target = self.tools.checkout.target
-        if receipts.path(target, "acceptance").exists() and not self.dry:
-            sealed = receipts.content(target, "acceptance")
-            image = receipts.open_sealed("acceptance", sealed, ()).subjects["release"]
-            self.console.note(f"accepted: sha256:{image}, revision {self.source.revision}")
+        if shelf.path(target, "acceptance").exists() and not self.dry:
+            image = self.images.accepted_id()
+            self.console.note(f"accepted: {image}, revision {self.source.revision}")
 
     def start_local_registry(self) -> None:
         """Start the registry and the index of this machine, unless the settings name others."""
@@ -257,7 +259,7 @@ class Run:
                 note_stage(self.tools.checkout, name)
                 self._stages.append(record)
                 # What it said of an earlier time is not true any more, or not yet again.
-                receipts.remove(self.tools.checkout.target, *filter(None, [receipt]))
+                shelf.remove(self.tools.checkout.target, *filter(None, [receipt]))
                 self.console.started()
             yield
             if receipt and self._changes:

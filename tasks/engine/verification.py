@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from securesystemslib.signer import Key
 
 from tasks.engine import receipts, reports
-from tasks.engine.receipts import STAGES, Receipt, Stage
+from tasks.engine.receipts import Receipt
+from tasks.engine.shelf import STAGES, Stage
 from tasks.errors import StageFailed
 
 TEST_STAGES: tuple[Stage, ...] = ("unit", "integration", "acceptance")

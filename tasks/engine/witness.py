@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
-import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from tasks.engine import receipts, wheelhouse
+from tasks.engine import receipts, shelf, wheelhouse
 from tasks.engine.environments import ReleaseEnvironment, TestEnvironment
-from tasks.engine.receipts import Stage, Thing
+from tasks.engine.inputs import fingerprint
+from tasks.engine.receipts import Thing
 from tasks.engine.reports import Counts
+from tasks.engine.shelf import Stage
 from tasks.engine.source import Source
 from tasks.engine.tools import Tools
 from tasks.errors import Misconfigured
@@ -136,22 +136,9 @@ class Witness:
 
     def _write(self, stage: Stage, statement: bytes) -> None:
         key = signing_key(self._tools)
-        receipts.write(
+        shelf.write(
             self._target, stage, receipts.seal(statement, receipts.signer(key) if key else None)
         )
-
-
-def fingerprint(tools: Tools) -> str:
-    """Return what changes if a secret changes, and tells nothing about it to anybody else."""
-    place = tools.checkout.target / "secrets" / "fingerprint"
-    if not place.exists():
-        if tools.dry:
-            return ""
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place.touch(mode=0o600)
-        place.write_bytes(secrets.token_bytes(32))
-    text = "\0".join(tools.settings.secrets())
-    return hmac.new(place.read_bytes(), text.encode(), "sha256").hexdigest()
 
 
 def signing_key(tools: Tools) -> str:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from securesystemslib.signer import Key
 
-from tasks.engine import receipts
+from tasks.engine import receipts, shelf
 from tasks.engine.receipts import PAYLOAD_TYPE, Thing
 from tasks.errors import Misconfigured, StageFailed
 
@@ -413,33 +413,33 @@ def test_trusted_keys_that_are_none(text: str) -> None:
 
 
 def test_written_and_read(tmp_path: Path, signed: bytes) -> None:
-    receipts.write(tmp_path, "unit", signed)
-    assert receipts.content(tmp_path, "unit") == signed
-    assert receipts.path(tmp_path, "unit") == tmp_path / "receipts" / "unit.json"
+    shelf.write(tmp_path, "unit", signed)
+    assert shelf.content(tmp_path, "unit") == signed
+    assert shelf.path(tmp_path, "unit") == tmp_path / "receipts" / "unit.json"
     assert [path.name for path in (tmp_path / "receipts").iterdir()] == ["unit.json"]
 
 
 def test_a_disk_that_is_full_leaves_the_old_one(
     tmp_path: Path, signed: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receipts.write(tmp_path, "unit", b"old")
+    shelf.write(tmp_path, "unit", b"old")
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space"):
-        receipts.write(tmp_path, "unit", signed)
-    assert receipts.content(tmp_path, "unit") == b"old"
+        shelf.write(tmp_path, "unit", signed)
+    assert shelf.content(tmp_path, "unit") == b"old"
 
 
 def test_removed_if_it_is_there(tmp_path: Path) -> None:
-    receipts.write(tmp_path, "unit", b"old")
-    receipts.write(tmp_path, "image", b"other")
-    receipts.remove(tmp_path, "unit", "wheels")
-    assert receipts.content(tmp_path, "image") == b"other"
+    shelf.write(tmp_path, "unit", b"old")
+    shelf.write(tmp_path, "image", b"other")
+    shelf.remove(tmp_path, "unit", "wheels")
+    assert shelf.content(tmp_path, "image") == b"other"
     with pytest.raises(StageFailed) as caught:
-        receipts.content(tmp_path, "unit")
+        shelf.content(tmp_path, "unit")
     assert caught.value.message == "there is no receipt of unit"
     assert caught.value.hint == "invoke release.acceptance writes them"
 

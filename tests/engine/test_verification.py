@@ -11,8 +11,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tasks.engine import receipts, verification
-from tasks.engine.receipts import Stage, Thing
+from tasks.engine import receipts, shelf, verification
+from tasks.engine.receipts import Thing
+from tasks.engine.shelf import Stage
 from tasks.engine.verification import TEST_STAGES, Accepted, Evidence
 from tasks.errors import StageFailed
 
@@ -112,10 +113,7 @@ class Release:
         by = receipts.signer(key) if key else None
         tests = {stage: cast(Test, getattr(self, stage)) for stage in TEST_STAGES}
         return Evidence(
-            {
-                stage: receipts.seal(getattr(self, stage).statement(), by)
-                for stage in receipts.STAGES
-            },
+            {stage: receipts.seal(getattr(self, stage).statement(), by) for stage in shelf.STAGES},
             {stage: test.changed.encode() or test.junit for stage, test in tests.items()},
         )
 
@@ -170,7 +168,7 @@ def test_from_a_dirty_tree_it_holds_and_says_so() -> None:
 # --- must fail -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", receipts.STAGES)
+@pytest.mark.parametrize("stage", shelf.STAGES)
 def test_a_receipt_is_missing(stage: str) -> None:
     evidence = HOLDS.evidence()
     envelopes = {name: there for name, there in evidence.envelopes.items() if name != stage}
@@ -179,7 +177,7 @@ def test_a_receipt_is_missing(stage: str) -> None:
     assert "invoke release.acceptance" in failure.hint
 
 
-@pytest.mark.parametrize("stage", receipts.STAGES)
+@pytest.mark.parametrize("stage", shelf.STAGES)
 def test_a_receipt_is_garbage(stage: str) -> None:
     evidence = HOLDS.evidence()
     envelopes = {**evidence.envelopes, stage: b"garbage"}
@@ -187,7 +185,7 @@ def test_a_receipt_is_garbage(stage: str) -> None:
     assert failure.message.startswith(f"receipt {stage}: envelope: ")
 
 
-@pytest.mark.parametrize("stage", receipts.STAGES)
+@pytest.mark.parametrize("stage", shelf.STAGES)
 def test_one_receipt_is_signed_by_nobody(stage: str) -> None:
     evidence = HOLDS.evidence()
     envelopes = {**evidence.envelopes, stage: HOLDS.evidence(key="").envelopes[stage]}
@@ -196,7 +194,7 @@ def test_one_receipt_is_signed_by_nobody(stage: str) -> None:
     assert "(signed by nobody)" in failure.message
 
 
-@pytest.mark.parametrize("stage", receipts.STAGES)
+@pytest.mark.parametrize("stage", shelf.STAGES)
 def test_the_receipt_of_another_stage_is_in_its_place(stage: str) -> None:
     evidence = HOLDS.evidence()
     other = "wheels" if stage in TEST_STAGES else "unit"
@@ -345,7 +343,7 @@ def test_the_image_was_installed_from_other_wheels(wheels: dict[str, str]) -> No
     assert failure.message == "receipt image: materials: other wheels"
 
 
-@pytest.mark.parametrize("stage", receipts.STAGES)
+@pytest.mark.parametrize("stage", shelf.STAGES)
 def test_of_another_commit(stage: str) -> None:
     failure = refused(with_test(stage, commit="99" * 20))
     assert failure.message == "receipts: source: they speak of different commits"
@@ -353,17 +351,17 @@ def test_of_another_commit(stage: str) -> None:
     assert failure.hint == "invoke release.acceptance"
 
 
-@pytest.mark.parametrize("stage", receipts.STAGES)
+@pytest.mark.parametrize("stage", shelf.STAGES)
 def test_one_of_a_dirty_tree(stage: str) -> None:
     assert "different commits" in refused(with_test(stage, dirty="yes")).message
 
 
-@pytest.mark.parametrize("stage", receipts.STAGES)
+@pytest.mark.parametrize("stage", shelf.STAGES)
 def test_whether_the_tree_was_dirty_is_not_said(stage: str) -> None:
     # what is not said to be clean is dirty
     assert "different commits" in refused(with_test(stage, dirty="")).message
 
 
-@pytest.mark.parametrize("stage", receipts.STAGES)
+@pytest.mark.parametrize("stage", shelf.STAGES)
 def test_of_no_commit(stage: str) -> None:
     assert refused(with_test(stage, left_out="source")).message == f"receipt {stage}: source: none"
