@@ -25,7 +25,6 @@ class Failure(Exception):  # noqa: N818  (the word of the contract: a stage *fai
         self.evidence = tuple(evidence)
         self.hint = hint
         self.shown = False  # whether the user has seen it
-        self.shown = False
 
 
 class StageFailed(Failure):

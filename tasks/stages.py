@@ -13,10 +13,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import invoke.executor
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LONGEST_SLEEP = 0.5
+Events = SimpleQueue[Future[None] | Interrupted]
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS}
 
 
@@ -96,14 +99,14 @@ class Executor(invoke.executor.Executor):
         self.config.load_collection(self.collection.configuration())
         self.config.load_shell_env()
         try:
-            with _signals_raise() as force:
-                self._run(self.normalize(tasks), force)
+            with _signals_raise() as signals:
+                self._run(self.normalize(tasks), signals)
         except Failure as failure:
             _show(failure)
             raise Exit(code=failure.exit_code) from failure
         return {}
 
-    def _run(self, asked: list[Call], force: Callable[[Callable[[], list[str]]], None]) -> None:
+    def _run(self, asked: list[Call], signals: _Signals) -> None:
         from tasks.engine.run import Run  # noqa: PLC0415  (`invoke --list` needs none of it)
 
         names = dict(_named(self.collection))
@@ -122,8 +125,8 @@ class Executor(invoke.executor.Executor):
         with (
             _disk_failures(),
             Run(ROOT, self.config.env, goals, os.environ, dry=dry, changes=changes) as run,
+            signals.until_teardown(run.left),
         ):
-            force(run.left)
             if planned:
                 run.show_plan(nodes)
                 return
@@ -138,7 +141,8 @@ class Executor(invoke.executor.Executor):
                 [stage for stage in stages if names[stage] in runs],
                 enter,
                 1 if dry else run.settings.jobs,
-                cancel=run.tools.processes.stop_all,
+                cancel=run.give_up,
+                signals=signals,
             )
 
 
@@ -147,13 +151,14 @@ def execute(
     body: Callable[[Stage], None],
     jobs: int,
     cancel: Callable[[], None] = lambda: None,
+    signals: _Signals | None = None,
 ) -> None:
     """Call `body` with each of `stages`, as soon as those it depends on have passed.
 
     `stages` are in an order in which they could run one by one; at most `jobs` run at a time.
-    After a failure none is started any more, `cancel` is called, and the first failure is raised
-    when those that run have ended. Raises Misconfigured if the stages depend on one another in a
-    circle.
+    After a failure, or the first of `signals`, none is started any more, `cancel` is called, and
+    the failure is raised when those that run have ended. Raises Misconfigured if the stages depend
+    on one another in a circle.
     """
     sorter = TopologicalSorter(_dependencies(stages))
     try:
@@ -163,26 +168,42 @@ def execute(
     waiting: list[Stage] = []
     running: dict[Future[None], Stage] = {}
     failure: BaseException | None = None
-    with ThreadPoolExecutor(jobs, thread_name_prefix="stage") as pool:
+    events: Events = SimpleQueue()
+    with (
+        (signals or _Signals()).told_to(events.put),
+        ThreadPoolExecutor(jobs, thread_name_prefix="stage") as pool,
+    ):
         try:
             while sorter.is_active():
                 waiting = sorted([*waiting, *sorter.get_ready()], key=stages.index)
                 while waiting and len(running) < jobs and failure is None:
                     stage = waiting.pop(0)
                     context = contextvars.copy_context()
-                    running[pool.submit(context.run, body, stage)] = stage
+                    future = pool.submit(context.run, body, stage)
+                    running[future] = stage
+                    future.add_done_callback(events.put)
                 if not running:
                     break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    sorter.done(running.pop(future))
-                    if future.exception() is not None and failure is None:
-                        failure = future.exception()
-                        cancel()
+                ended = _next_end(events)
+                sorter.done(running.pop(ended))
+                if failure is None and (failure := ended.exception()) is not None:
+                    cancel()
         except BaseException:
             cancel()
             raise
     if failure is not None:
         raise failure
+
+
+def _next_end(events: Events) -> Future[None]:
+    """Wait for the next stage to end and return it; raises Interrupted if that comes before."""
+    while True:
+        # Now and then awake: a signal that came just before we sleep wakes nobody.
+        with suppress(Empty):
+            event = events.get(timeout=LONGEST_SLEEP)
+            if isinstance(event, Interrupted):
+                raise event
+            return event
 
 
 def _stages(calls: Sequence[Call]) -> list[Stage]:
@@ -227,34 +248,76 @@ def usage_errors_end_with_2() -> None:
     program.parse_tasks = parse_tasks  # type: ignore[method-assign]
 
 
-@contextmanager
-def _signals_raise() -> Iterator[Callable[[Callable[[], list[str]]], None]]:
-    """Turn the first signal that asks us to end into Interrupted, in the main thread.
+def _raise(interrupted: Interrupted) -> None:
+    raise interrupted
 
-    Those that follow are ignored while the run is taken down, but for Ctrl-C, which forces the end
-    at once and lists what is left. The block gets a function to say what lists it.
+
+class _Signals:
+    """The signals that ask us to end, and how often they did.
+
+    The first raises Interrupted, but not while the run is taken down, which is to be done to its
+    end. Those that follow are ignored then, but for Ctrl-C: it forces the end at once and lists
+    what is left.
+
+    While threads are at work it is told and not raised: raised anywhere in the main thread, it may
+    come between the taking of a lock and its giving back.
     """
-    what_is_left: list[Callable[[], list[str]]] = [list]
-    seen: list[int] = []
 
-    def handle(number: int, _: FrameType | None) -> None:
-        if not seen:
-            seen.append(number)
-            raise Interrupted(number, signal.Signals(number).name)
-        if number == signal.SIGINT:
-            left = what_is_left[-1]()
-            print("forced; left behind:", *(left or ["nothing"]), sep="\n  ", file=sys.stderr)  # noqa: T201
+    def __init__(self) -> None:
+        self.first = 0
+        self._teardown = False
+        self._left: Callable[[], list[str]] = list
+        self._tell: Callable[[Interrupted], None] = _raise
+
+    @contextmanager
+    def until_teardown(self, left: Callable[[], list[str]]) -> Iterator[None]:
+        """Let the teardown begin where the block ends; `left` lists what there is to take down."""
+        self._left = left
+        try:
+            yield
+        finally:
+            self._teardown = True
+
+    @contextmanager
+    def told_to(self, listener: Callable[[Interrupted], None]) -> Iterator[None]:
+        """Have the first signal told to `listener` while the block lasts."""
+        self._tell = listener
+        try:
+            yield
+        finally:
+            self._tell = _raise
+
+    def interrupted(self) -> Interrupted:
+        """Return the failure that the first signal is."""
+        return Interrupted(self.first, signal.Signals(self.first).name)
+
+    def handle(self, number: int, _: FrameType | None) -> None:
+        """Handle a signal."""
+        if not self.first:
+            self.first = number
+            if not self._teardown:
+                self._tell(self.interrupted())
+        elif number == signal.SIGINT:
+            left = self._left() or ["nothing"]
+            print("forced; left behind:", *left, sep="\n  ", file=sys.stderr)  # noqa: T201
             os._exit(128 + number)
 
+
+@contextmanager
+def _signals_raise() -> Iterator[_Signals]:
+    """Turn the first signal that asks us to end into Interrupted, in the main thread."""
+    signals = _Signals()
     # What is ignored (nohup) stays ignored.
     before = {s: signal.getsignal(s) for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN}
     for number in before:
-        signal.signal(number, handle)
+        signal.signal(number, signals.handle)
     try:
-        yield what_is_left.append
+        yield signals
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if signals.first:
+        raise signals.interrupted()
 
 
 @contextmanager

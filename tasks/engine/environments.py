@@ -14,7 +14,7 @@ from tasks.engine import compose, reports
 from tasks.engine.checkout import owner
 from tasks.engine.images import read_config
 from tasks.engine.process import EVIDENCE_LINES
-from tasks.engine.readiness import Ready, Wait
+from tasks.engine.readiness import Ready, State, Wait
 from tasks.engine.roles import (
     FrontEnd,
     Probed,
@@ -61,6 +61,8 @@ class Environment(Generic[Roles]):
         self._kind = kind
         self._run = run
         self._variables = variables
+        self._given_up = threading.Event()
+        self._awaited: list[Container] = []
 
     # --- its life --------------------------------------------------------------------------------
 
@@ -89,6 +91,12 @@ class Environment(Generic[Roles]):
                 evidence=left,
                 hint="invoke clean tries again",
             )
+
+    def give_up(self) -> None:
+        """End what others wait for in it: they wait no longer, and fail."""
+        self._given_up.set()
+        for container in list(self._awaited):
+            self._tools.engine.kill(container)
 
     @property
     def labels(self) -> dict[str, str]:
@@ -150,10 +158,16 @@ class Environment(Generic[Roles]):
             return
         containers = self._containers(probed.service, *beside)
         engine = self._tools.engine
+
+        def states() -> list[State]:
+            if self._given_up.is_set():
+                raise StageFailed(f"the wait for {probed.service} was given up")
+            return [engine.state(*item) for item in containers.items()]
+
         ready = Wait(
             service=probed.service,
             ask=lambda: engine.ask(containers[probed.service], probed.probe, probed.expect),
-            states=lambda: [engine.state(*item) for item in containers.items()],
+            states=states,
             logs=lambda service: engine.last_lines(containers[service], EVIDENCE_LINES),
             deadline=deadline,
             confirmations=confirmations,
@@ -310,12 +324,18 @@ class Environment(Generic[Roles]):
         watch = threading.Timer(timeout, kill)
         watch.daemon = True
         watch.start()
+        self._awaited.append(container)
         try:
+            if self._given_up.is_set():
+                engine.kill(container)
             for line in engine.follow(container):
                 self._tools.console.line(line)
             code = engine.exit_code(container, timeout=60)
         finally:
             watch.cancel()
+            self._awaited.remove(container)
+        if self._given_up.is_set():
+            raise StageFailed(f"{service} was given up")
         if late.is_set():
             raise StageFailed(
                 f"{service} did not end within {timeout:g} s",

@@ -49,6 +49,7 @@ class Processes:
         self._folder = folder
         self._dry = dry
         self._running: set[subprocess.Popen[str]] = set()
+        self._ending = False
         self._lock = threading.Lock()
 
     def read(
@@ -63,7 +64,7 @@ class Processes:
         Raises CommandFailed, or Unavailable if there is no such program.
         """
         self._console.detail(f"$ {shlex.join(argv)}")
-        with self._child(argv, environment, folder, stderr=subprocess.PIPE) as child:
+        with self._child(argv, environment, folder, reads=True) as child:
             output, errors = child.communicate()
         if child.returncode:
             raise classified(CommandFailed(argv, child.returncode, errors.splitlines()))
@@ -86,7 +87,7 @@ class Processes:
             return
         self._console.command(shlex.join(argv))
         last: deque[str] = deque(maxlen=200)
-        with self._child(argv, environment, folder, stderr=subprocess.STDOUT) as child:
+        with self._child(argv, environment, folder) as child:
             assert child.stdout is not None  # noqa: S101  (asked for as a pipe)
             for raw in child.stdout:
                 line = raw.rstrip("\n")
@@ -99,8 +100,13 @@ class Processes:
             raise classified(CommandFailed(argv, child.returncode, list(last)))
 
     def stop_all(self) -> None:
-        """End all commands that are running: asked first, forced after a while."""
+        """End all commands that are running: asked first, forced after a while.
+
+        From now on none that changes something is run: what follows a command that was ended would
+        take its end for a failure, and do something else instead.
+        """
         with self._lock:
+            self._ending = True
             running = list(self._running)
         for child in running:
             _signal_group(child, signal.SIGTERM)
@@ -117,10 +123,12 @@ class Processes:
         environment: Mapping[str, str] | None,
         folder: Path | None,
         *,
-        stderr: int,
+        reads: bool = False,
     ) -> Iterator[subprocess.Popen[str]]:
         try:
             with self._lock:  # no child may be missed by `stop_all`
+                if self._ending and not reads:
+                    raise StageFailed(f"the run is ending, {shlex.join(argv)} is not run any more")
                 # In a session of its own: a Ctrl-C at the terminal reaches us alone, and we decide.
                 child = subprocess.Popen(  # noqa: S603
                     list(argv),
@@ -128,7 +136,7 @@ class Processes:
                     cwd=folder or self._folder,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
-                    stderr=stderr,
+                    stderr=subprocess.PIPE if reads else subprocess.STDOUT,
                     text=True,
                     errors="replace",
                     start_new_session=True,

@@ -306,6 +306,13 @@ class Run:
         if self.forgotten and error is None:
             shutil.rmtree(self.tools.checkout.target)
 
+    def give_up(self) -> None:
+        """End what stages wait for, commands and containers: this run is lost."""
+        for environment in list(self._environments.values()):
+            with suppress(Failure):
+                environment.give_up()
+        self.tools.processes.stop_all()
+
     def left(self) -> list[str]:
         """Return the names of what this run has made and not removed, as far as can be told."""
         with suppress(Failure):
