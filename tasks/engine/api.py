@@ -54,11 +54,21 @@ class Engine:
 
     def containers(self, labels: Mapping[str, str]) -> dict[str, Container]:
         """Return the containers with these labels, running or not, by their service's name."""
-        with _translated():
-            found = self._client.containers.list(
-                all=True, ignore_removed=True, filters={"label": _filters(labels)}
-            )
+        found = self.containers_by_id(labels)
         return {c.labels.get("com.docker.compose.service", c.name or ""): c for c in found}
+
+    def containers_by_id(self, labels: Mapping[str, str]) -> list[Container]:
+        """Return all containers with these labels, also those that share a service's name."""
+        with _translated():
+            # In one question: without "sparse", docker-py asks again for each of them.
+            found = self._client.containers.list(
+                all=True, sparse=True, filters={"label": _filters(labels)}
+            )
+        for container in found:
+            listed = container.attrs
+            listed["Name"], listed["Image"] = listed["Names"][0], listed["ImageID"]
+            listed["Config"] = {"Labels": listed["Labels"]}
+        return list(found)
 
     def state(self, service: str, container: Container) -> State:
         """Return the present state of a container."""
@@ -228,15 +238,6 @@ class Engine:
             left += filter(None, pool.map(lambda n: self._removed("network", n), networks))
             left += filter(None, pool.map(lambda v: self._removed("volume", v), volumes))
         return left
-
-    def containers_by_id(self, labels: Mapping[str, str]) -> list[Container]:
-        """Return all containers with these labels, also those that share a service's name."""
-        with _translated():
-            return list(
-                self._client.containers.list(
-                    all=True, ignore_removed=True, filters={"label": _filters(labels)}
-                )
-            )
 
     def remove_images(self, labels: Mapping[str, str], *, untagged_only: bool = False) -> list[str]:
         """Remove the images with these labels, or of them those without a name.
