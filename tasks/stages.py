@@ -122,16 +122,18 @@ class Executor(invoke.executor.Executor):
         ]
         dry = self.config.run.dry or planned
         changes = any(stage.changes for stage in stages)
+        # What is removed first cannot stand in for what comes after.
+        removals = [names[stage] for stage in stages if isinstance(stage, Removal)]
+        fresh = f"nothing is spared beside {removals[0]}" if removals else ""
         with (
             _disk_failures(),
             Run(ROOT, self.config.env, goals, os.environ, dry=dry, changes=changes) as run,
             signals.until_teardown(run.left),
         ):
             if planned:
-                run.show_plan(nodes)
+                run.show_plan(nodes, fresh=fresh)
                 return
-            # What is removed first cannot stand in for what comes after.
-            runs = run.spare(nodes, fresh=any(isinstance(stage, Removal) for stage in stages))
+            runs = run.spare(nodes, fresh=fresh)
 
             def enter(stage: Stage) -> None:
                 with run.stage(names[stage], stage.receipt) if stage.changes else nullcontext():

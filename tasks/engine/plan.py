@@ -40,13 +40,14 @@ def decide(
     reason_to_run: Callable[[str], str],
     age: Callable[[str], str],
     *,
-    fresh: bool,
+    fresh: str,
 ) -> dict[str, Decision]:
     """Decide for `nodes`, each after those it needs, and return the decisions by name.
 
     `reason_to_run` tells of a receipt why it does not stand any more (empty: it does), `age` how
     old it is. A stage whose receipt stands is spared, and so is whatever only such stages need; one
-    that follows a stage that runs again, runs again too. With `fresh` nothing is spared.
+    that follows a stage that runs again, runs again too. `fresh` says why nothing is to be spared;
+    it is empty if what can be is.
     """
     reasons = _reasons(nodes, reason_to_run, fresh=fresh)
     needed: dict[str, str] = {}
@@ -68,7 +69,7 @@ def decide(
 
 
 def _reasons(
-    nodes: Sequence[Node], reason_to_run: Callable[[str], str], *, fresh: bool
+    nodes: Sequence[Node], reason_to_run: Callable[[str], str], *, fresh: str
 ) -> dict[str, str]:
     """Return, for each stage with a receipt, why it has to run; empty if it has not."""
     reasons: dict[str, str] = {}
@@ -76,7 +77,7 @@ def _reasons(
     for node in nodes:
         before = next((stale[name] for name in node.needs if name in stale), "")
         if node.receipt:
-            own = "FRESH is on" if fresh else reason_to_run(node.receipt)
+            own = fresh or reason_to_run(node.receipt)
             reasons[node.name] = own or (f"{before} runs again" if before else "")
             if reasons[node.name]:
                 stale[node.name] = node.name

@@ -218,33 +218,33 @@ class Run:
         """What is known of earlier results. First asked before anything runs."""
         return Ledger(self.tools, gather(self.tools, self.source))
 
-    def show_plan(self, nodes: Sequence[Node]) -> None:
-        """Print what would run, what would be skipped, and why."""
-        for line in plan.shown(self._decisions(nodes)):
+    def show_plan(self, nodes: Sequence[Node], *, fresh: str) -> None:
+        """Print what `spare` would decide: what would run, what would be skipped, and why."""
+        for line in plan.shown(self._decisions(nodes, fresh)):
             self.console.result(line)
 
-    def spare(self, nodes: Sequence[Node], *, fresh: bool) -> set[str]:
+    def spare(self, nodes: Sequence[Node], *, fresh: str) -> set[str]:
         """Return the names of the stages that have to run, and tell which are spared.
 
-        With `fresh` none is, whatever the settings say.
+        None is if `fresh` says why, whatever the settings say.
         """
         names = {node.name for node in nodes}
         if self._changes:
-            names = self._spared(nodes, fresh=fresh)
+            names = self._spared(nodes, fresh)
         if any(node.builds for node in nodes):
             self.images.expected = frozenset(n.builds for n in nodes if n.name in names)
         return names
 
-    def _spared(self, nodes: Sequence[Node], *, fresh: bool) -> set[str]:
-        decisions = self._decisions(nodes, fresh=fresh)
+    def _spared(self, nodes: Sequence[Node], fresh: str) -> set[str]:
+        decisions = self._decisions(nodes, fresh)
         for decision in decisions.values():
             if decision.spared:
                 with self.console.stage(decision.name):
                     self.console.skipped(decision.why)
         return {name for name, decision in decisions.items() if decision.runs}
 
-    def _decisions(self, nodes: Sequence[Node], *, fresh: bool = False) -> dict[str, Decision]:
-        fresh = fresh or self.settings.fresh
+    def _decisions(self, nodes: Sequence[Node], fresh: str) -> dict[str, Decision]:
+        fresh = fresh or ("FRESH is on" if self.settings.fresh else "")
         return plan.decide(nodes, self.ledger.reason_to_run, self.ledger.age, fresh=fresh)
 
     # --- its course ------------------------------------------------------------------------------
