@@ -2,16 +2,17 @@
 
 These are, deliberately, all of the following; a change of any of them makes every stage run again:
 
-- each file below `app/` and `compose/`, its mode and content, whether git knows it or not (but for
-  Python's own caches, which `.dockerignore` keeps out of the builds too);
+- each file and folder below `app/` and `compose/`, its mode and content, whether git knows it or
+  not (but for Python's own caches, which `.dockerignore` keeps out of the builds too), and what
+  links lead to, where others than a build's context follow them;
 - the collection itself: `tasks/`, `tasks.py`, `invoke.yaml` and the lock file;
 - the environment's name and every setting, but for those that say how a run is run (`_HOW`);
 - the secrets, as a keyed hash;
 - the commit, since the release image names it;
-- the image beneath all others, by ID.
+- the images that builds start from, by ID.
 
-That a receipt is as it was written, that the reports it speaks of are there, and the images on the
-engine, is asked beside this (`Ledger`). Times decide nothing: the clock may be moved.
+That a receipt is as it was written, that the reports it speaks of are there, the wheels, and the
+images on the engine, is asked beside this (`Ledger`). Times decide nothing: the clock may be moved.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.engine import base, shelf
 from tasks.engine.source import Source
 from tasks.engine.tools import Tools
+from tasks.errors import Misconfigured
 
 if TYPE_CHECKING:
     from tasks.engine.receipts import Receipt
@@ -56,16 +59,25 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the results of a run depend on: values by name, and the hash of each file by path."""
+    """What the results of a run depend on: values by name, and the hash of each file by path.
+
+    `stamps` are those of the files, for whoever asks whether they were touched meanwhile.
+    """
 
     values: Mapping[str, str]
     files: Mapping[str, str]
+    stamps: Mapping[str, list[int]] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """One hash of all of it."""
-        text = json.dumps([dict(self.values), dict(self.files)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        text = json.dumps(self.document, sort_keys=True)
+        return _sha256(text.encode())
+
+    @property
+    def document(self) -> dict[str, dict[str, str]]:
+        """What is kept of it."""
+        return {"values": dict(self.values), "files": dict(self.files)}
 
 
 def gather(tools: Tools, source: Source) -> Inputs:
@@ -83,7 +95,8 @@ def gather(tools: Tools, source: Source) -> Inputs:
             if key not in _HOW and key not in hidden
         },
     }
-    return Inputs(values, hash_files(tools.checkout.root, tools.checkout.target / "files.json"))
+    files = hash_files(tools.checkout.root, tools.checkout.target / "files.json")
+    return Inputs(values, files.hashes, files.stamps)
 
 
 def differences(old: Inputs, new: Inputs) -> list[str]:
@@ -119,13 +132,13 @@ class Ledger:
         if not shelf.path(self._target, stage).exists():
             return
         root, memory = self._tools.checkout.root, self._target / "files.json"
-        if hash_files(root, memory) != self._inputs.files:
+        if hash_files(root, memory) != (self._inputs.files, self._inputs.stamps):
             self._tools.console.warning("files changed while it ran: it will run again next time")
             return
         receipt = receipts.open_sealed(stage, shelf.content(self._target, stage), ())
         notes = self._target / "inputs"
         notes.mkdir(exist_ok=True)
-        _write(notes / f"{self._inputs.digest}.json", vars(self._inputs))
+        _write(notes / f"{self._inputs.digest}.json", self._inputs.document)
         about = {
             "receipt": self._sealed(stage),
             "inputs": self._inputs.digest,
@@ -221,49 +234,89 @@ def fingerprint(tools: Tools) -> str:
 # --- files ---------------------------------------------------------------------------------------
 
 
-def hash_files(root: Path, memory: Path) -> dict[str, str]:
-    """Return the hash of each file below `PATHS`: of its mode, and its content or link.
+class Files(NamedTuple):
+    """The files and folders that results depend on, by path from the root.
+
+    `hashes` are of mode, and content or link; `stamps` what the file system says of each file: it
+    says another thing after any change, also of one that was taken back.
+    """
+
+    hashes: dict[str, str]
+    stamps: dict[str, list[int]]
+
+
+def hash_files(root: Path, memory: Path) -> Files:
+    """Return the files and folders below `PATHS`, with their hashes.
 
     What has not changed since it was read last, as far as the file system tells, is not read again;
-    `memory` is where that is kept.
+    `memory` is where that is kept. Raises Misconfigured if one may not be read.
     """
+    try:
+        return _hash_files(root, memory)
+    except PermissionError as error:
+        raise Misconfigured(
+            f"{error.filename} may not be read", hint="builds need all of app/ and compose/"
+        ) from error
+
+
+def _hash_files(root: Path, memory: Path) -> Files:
     known = _read(memory)
     began = time.time()
     remembered: dict[str, list[Any]] = {}
-    hashes: dict[str, str] = {}
-    for path, status in _files(root):
-        name = os.path.relpath(path, root)
+    files = Files({}, {})
+    for name, path, status in _files(root):
+        if stat.S_ISDIR(status.st_mode):  # its times tell of caches too
+            files.hashes[name] = _file_hash(path, status)
+            continue
         stamp = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino,
                  status.st_mode]  # fmt: skip
-        before = known.get(name)
-        value = before[1] if before and before[0] == stamp else _file_hash(path, status)
-        hashes[name] = value
+        match known.get(name):
+            case [before, str(value)] if before == stamp:
+                pass
+            case _:
+                value = _file_hash(path, status)
+        files.hashes[name] = value
+        files.stamps[name] = stamp
         if max(status.st_mtime, status.st_ctime) < began - _RACY_SECONDS:
             remembered[name] = [stamp, value]
     if remembered != known and memory.parent.exists():
         _write(memory, remembered)
-    return hashes
+    return files
 
 
-def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
-    waiting = [os.path.join(root, name) for name in PATHS if (root / name).exists()]  # noqa: PTH118
+def _files(root: Path) -> Iterator[tuple[str, str, os.stat_result]]:
+    """Yield what is below `PATHS`: its path from `root`, its path, and what it is.
+
+    What links lead to is yielded too. Not so below `app/`: a build copies links as they are.
+    """
+    top = os.path.realpath(root)
+    waiting = [(os.path.realpath(os.path.join(top, name)), name != "app") for name in PATHS]  # noqa: PTH118
+    followed: set[str] = set()
     while waiting:
-        path = waiting.pop()
-        status = os.lstat(path)
-        if not stat.S_ISDIR(status.st_mode):
-            yield path, status
-            continue
-        with os.scandir(path) as entries:
-            waiting += [entry.path for entry in entries if entry.name not in CACHES]
+        path, follow = waiting.pop()
+        try:
+            status = os.lstat(path)
+            if stat.S_ISDIR(status.st_mode):
+                with os.scandir(path) as entries:
+                    waiting += [(e.path, follow) for e in entries if e.name not in CACHES]
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # there is none, or none any more: editors replace files while we look
+        inside = path.startswith(top + os.sep)
+        yield path[len(top) + 1 :] if inside else os.path.relpath(path, top), path, status
+        if follow and stat.S_ISLNK(status.st_mode):
+            target = os.path.realpath(path)
+            if target not in followed and os.path.commonpath([target, top]) != target:
+                followed.add(target)
+                waiting.append((target, follow))
 
 
 def _file_hash(path: str, status: os.stat_result) -> str:
-    if stat.S_ISLNK(status.st_mode):
-        content = os.fsencode(Path(path).readlink())
-    elif stat.S_ISREG(status.st_mode):
-        content = Path(path).read_bytes()
-    else:
-        content = b""
+    content = b""
+    with suppress(FileNotFoundError):  # gone just now: nobody will find it unchanged
+        if stat.S_ISLNK(status.st_mode):
+            content = os.fsencode(Path(path).readlink())
+        elif stat.S_ISREG(status.st_mode):
+            content = Path(path).read_bytes()
     return _sha256(f"{status.st_mode:o}\0".encode() + content)
 
 
