@@ -15,10 +15,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("last") is not None)
 
 
+class BehindTls(httpx.HTTPTransport):
+    """What users of the application have before it: a proxy that ends TLS, and says so."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Pass a request on in plain HTTP, with the scheme that it came by."""
+        request.headers["X-Forwarded-Proto"] = request.url.scheme
+        request.url = request.url.copy_with(scheme="http")
+        return super().handle_request(request)
+
+
 @pytest.fixture(scope="session")
-def base_url() -> str:
+def scheme() -> str:
+    """Return the scheme that the application is reached by."""
+    return "https" if os.environ.get("APP_HTTPS") == "on" else "http"
+
+
+@pytest.fixture(scope="session")
+def base_url(scheme: str) -> str:
     """Return where the proxy is."""
-    return os.environ["BASE_URL"].rstrip("/")
+    return f"{scheme}://{os.environ['FRONT_END']}"
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +47,7 @@ def revision() -> str:
 def client(base_url: str) -> Iterator[httpx.Client]:
     """Return a client of the API."""
     # No proxy from the environment is to come between.
-    with httpx.Client(base_url=base_url, trust_env=False) as client:
+    with httpx.Client(base_url=base_url, trust_env=False, transport=BehindTls()) as client:
         yield client
 
 

@@ -76,12 +76,12 @@ def test_all_deleted(client, create):
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:12345"])
-def test_url_is_where_the_request_came_through(client, create, host):
+def test_url_is_where_the_request_came_through(client, create, scheme, host):
     path = create()["url"].removeprefix(str(client.base_url).rstrip("/"))
     todo = client.get(path, headers={"Host": host}).json()
-    assert todo["url"] == f"http://{host}{path}"
+    assert todo["url"] == f"{scheme}://{host}{path}"
     assert todo in client.get("/todos", headers={"Host": host}).json()
 
     response = client.post("/todos", json={"title": "x"}, headers={"Host": host})
-    assert response.headers["Location"].startswith(f"http://{host}/todos/")
-    client.delete(response.headers["Location"].removeprefix(f"http://{host}"))
+    assert response.headers["Location"].startswith(f"{scheme}://{host}/todos/")
+    client.delete(response.headers["Location"].removeprefix(f"{scheme}://{host}"))
