@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import docker
 import pytest
 
+from tasks.engine.api import Engine
 from tasks.engine.checkout import identify
+from tasks.settings import KEYS
+
+if TYPE_CHECKING:
+    import docker
+    from docker.models.containers import Container
 
 ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 600.0  # in seconds; reached only if what is waited for never comes
+_OURS = ("APP_", "INVOKE_")
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    """Return the first true answer of `condition`."""
+    end = time.monotonic() + DEADLINE
+    while not (answer := condition()):
+        assert time.monotonic() < end, f"waited in vain until {what}"
+        time.sleep(0.05)
+    return answer
 
 
 @dataclass(frozen=True)
@@ -32,94 +53,267 @@ class Result:
         return f"{self.out}\n{self.err}"
 
 
+class Started:
+    """Invoke at work. Its output goes to files: nobody has to read along."""
+
+    def __init__(
+        self, folder: Path, arguments: tuple[str, ...], environment: dict[str, str]
+    ) -> None:
+        self._outputs = tempfile.TemporaryDirectory(prefix="seatrial-test-")
+        self._out, self._err = (Path(self._outputs.name, name) for name in ("out", "err"))
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                ["invoke", *arguments],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+            )
+        self.pid = self._process.pid
+
+    def until(self, condition: Callable[[], Any], what: str) -> Any:
+        """Return the first true answer of `condition`, which comes while this is at work."""
+
+        def asked() -> Any:
+            ended = self._process.poll() is not None
+            answer = condition()
+            assert answer or not ended, f"it ended before {what}: {self.ended().text}"
+            return answer
+
+        return wait_until(asked, what)
+
+    def until_said(self, text: str) -> None:
+        """Wait until `text` is in the output."""
+        self.until(lambda: text in self._err.read_text(), f"it said {text!r}")
+
+    def signalled(self, number: int) -> Result:
+        """Send a signal, and return what the command did when it has ended."""
+        self._process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> Result:
+        """Wait until the command has ended, and return what it did."""
+        code = self._process.wait(DEADLINE)
+        result = Result(code, self._out.read_text(), self._err.read_text())
+        self._outputs.cleanup()
+        print(result.text)  # noqa: T201  (for whoever looks into a failure)
+        return result
+
+    def given_up(self) -> None:
+        """End what a failed test has left at work."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self.ended()
+
+
 @dataclass(frozen=True)
 class CheckoutUnderTest:
-    """A clone of the project in a folder of its own."""
+    """A checkout of the project, in a folder and repository of its own."""
 
     root: Path
+    client: docker.DockerClient
+    started: list[Started] = field(default_factory=list)
 
     @property
     def labels(self) -> dict[str, str]:
         return identify(self.root, "seatrial").labels
 
-    def environment(self, variables: Mapping[str, str]) -> dict[str, str]:
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, **variables}
+    @property
+    def id(self) -> str:
+        return self.labels["seatrial.checkout"]
 
-    def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        """Start invoke; for tests that send signals."""
-        return subprocess.Popen(
-            ["invoke", *arguments],
-            cwd=self.root,
-            env=self.environment(variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def image(self, role: str, environment: str = "local") -> str:
+        """Return the name of one of its images."""
+        return f"seatrial-{self.id}-{environment}/{role}"
+
+    # --- what a user does with it ----------------------------------------------------------------
+
+    def start(self, *arguments: str, **variables: str) -> Started:
+        """Start invoke with these arguments, and these variables in the environment."""
+        # What the user of these tests has set for himself is none of their business.
+        passed_on = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in KEYS and not key.startswith(_OURS)
+        }
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.started.append(Started(self.root, arguments, {**passed_on, "PATH": path, **variables}))
+        return self.started[-1]
+
+    def give_up(self) -> None:
+        """End what a failed test has left at work."""
+        while self.started:
+            self.started.pop().given_up()
 
     def invoke(self, *arguments: str, **variables: str) -> Result:
-        """Run invoke with these arguments, and these variables in the environment."""
-        with self.start(*arguments, **variables) as process:
-            out, err = process.communicate()
-        return Result(process.returncode, out, err)
+        """Run invoke."""
+        return self.start(*arguments, **variables).ended()
 
-    def git(self, *arguments: str) -> str:
-        identity = ["-c", "user.name=tester", "-c", "user.email=tester@example.org"]
+    def passes(self, *arguments: str, **variables: str) -> Result:
+        """Run invoke, which has to end with 0."""
+        result = self.invoke(*arguments, **variables)
+        assert result.code == 0, result.text
+        return result
+
+    def fails(
+        self,
+        code: int,
+        *arguments: str,
+        says: tuple[str, ...],
+        keeps: bool = False,
+        **variables: str,
+    ) -> Result:
+        """Run invoke, which has to fail with `code`, say what is expected and leave nothing."""
+        result = self.invoke(*arguments, **variables)
+        self.failed(result, code, says=says, keeps=keeps)
+        return result
+
+    def failed(
+        self, result: Result, code: int, *, says: tuple[str, ...], keeps: bool = False
+    ) -> None:
+        """Check a failure: its exit code, its message, its record, and that nothing is left."""
+        assert result.code == code, result.text
+        assert "Traceback (most recent call last)" not in result.err.split("failed: ")[-1]
+        told = "".join(result.err.partition("failed: ")[1:])
+        for words in says:
+            assert words in told, result.text
+        record = self.record()
+        assert record["exit_code"] == code
+        assert record["failure"] in told
+        assert record["failure"] in self.log()
+        if not keeps:
+            assert self.on_engine() == []
+
+    # --- what it holds ---------------------------------------------------------------------------
+
+    @property
+    def last_run(self) -> Path:
+        """The folder of the last run."""
+        return max(
+            (self.root / "target" / "runs").iterdir(), key=lambda folder: folder.stat().st_mtime_ns
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return the record of the last run."""
+        record: dict[str, Any] = json.loads((self.last_run / "run.json").read_text())
+        return record
+
+    def log(self, name: str = "log.txt") -> str:
+        """Return a log of the last run; `name` may be the end of a name."""
+        (path,) = self.last_run.glob(f"*{name}")
+        return path.read_text()
+
+    def git(self, *arguments: str, **variables: str) -> str:
+        options = {"user.name": "tester", "user.email": "tester@example.org",
+                   "commit.gpgsign": "false", "core.hooksPath": os.devnull}  # fmt: skip
         return subprocess.run(
-            ["git", *identity, *arguments],
-            cwd=self.root,
-            check=True,
-            capture_output=True,
+            ["git", *(part for item in options.items() for part in ("-c", "=".join(item))),
+             *arguments],
+            cwd=self.root, env={**os.environ, **variables}, check=True, capture_output=True,
             text=True,
-        ).stdout
+        ).stdout  # fmt: skip
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file, and commit."""
+        (self.root / path).write_text(text)
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", f"change {path}")
 
     def change(self, path: str, old: str, new: str) -> None:
         """Replace text in a file, and commit."""
-        file = self.root / path
-        text = file.read_text()
+        text = (self.root / path).read_text()
         assert old in text, f"{old!r} is not in {path}"
-        file.write_text(text.replace(old, new))
-        self.git("commit", "--quiet", "--all", "--message", f"change {path}")
+        self.write(path, text.replace(old, new))
+
+    # --- what the engine and the machine hold of it -----------------------------------------------
 
     def on_engine(self, *, images: bool = False) -> list[str]:
         """Return the names of all that the engine holds of this checkout."""
-        client = docker.from_env()
-        filters: Any = {"label": [f"{key}={value}" for key, value in self.labels.items()]}
-        try:
-            things: list[Any] = [
-                *client.containers.list(all=True, filters=filters, ignore_removed=True),
-                *client.networks.list(filters=filters),
-                *client.volumes.list(filters=filters),
-            ]
-            names = [str(thing.name) for thing in things]
-            if images:
-                names += [str(image.id) for image in client.images.list(filters=filters)]
-            return names
-        finally:
-            client.close()
+        filters: dict[str, Any] = {
+            "label": [f"{key}={value}" for key, value in self.labels.items()]
+        }
+        things: list[Any] = [
+            *self.client.containers.list(all=True, filters=filters, ignore_removed=True),
+            *self.client.networks.list(filters=filters),
+            *self.client.volumes.list(filters=filters),
+        ]
+        names = [str(thing.name) for thing in things]
+        if images:
+            names += [str(image.id) for image in self.client.images.list(filters=filters)]
+        return names
+
+    def running(self, service: str) -> Container | None:
+        """Return the container of a service, if it runs."""
+        labels = {**self.labels, "com.docker.compose.service": service}
+        found = self.client.containers.list(
+            filters={"label": [f"{key}={value}" for key, value in labels.items()]},
+            ignore_removed=True,
+        )
+        return found[0] if found else None
+
+    def processes(self) -> list[str]:
+        """Return the command lines of all processes that work in this checkout or for it."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                at_work = (folder / "cwd").resolve().is_relative_to(self.root)
+            except OSError:  # it has ended, or is none of our business
+                continue
+            if at_work or str(self.root) in command or self.id in command:
+                found.append(command)
+        return found
+
+
+NewCheckout = Callable[[str], CheckoutUnderTest]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals_arrive() -> Iterator[None]:
+    """Start no command that ignores signals, as one does that is started by `nohup pytest &`."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ignored = [number for number in numbers if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)  # ignored here still, but not by what is started
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture(scope="session")
-def base_image() -> None:
-    """Make sure of the base image once, as belonging to this checkout: it takes a while."""
-    result = CheckoutUnderTest(ROOT).invoke("build.base")
-    assert result.code == 0, result.text
+def client() -> Iterator[docker.DockerClient]:
+    """Return a client of the engine that all these tests use."""
+    client = Engine(os.environ)._client
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def base_image(client: docker.DockerClient) -> str:
+    """Make sure of the base image once, as belonging to this checkout, and return its name.
+
+    It may take a while.
+    """
+    checkout = CheckoutUnderTest(ROOT, client)
+    checkout.passes("build.base")
+    return checkout.image("base")
 
 
 @pytest.fixture(scope="session")
 def new_checkout(
-    tmp_path_factory: pytest.TempPathFactory,
-    base_image: None,  # noqa: ARG001  (made before the first checkout)
-) -> Iterator[Callable[[str], CheckoutUnderTest]]:
+    client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory, base_image: str
+) -> Iterator[NewCheckout]:
     """Return a function that makes a checkout, committed and clean, in a folder of the given name.
 
     All of them are cleaned at the end of the session.
     """
+    assert base_image
     made: list[CheckoutUnderTest] = []
 
     def make(name: str) -> CheckoutUnderTest:
-        root = tmp_path_factory.mktemp("checkouts") / name
+        checkout = CheckoutUnderTest(tmp_path_factory.mktemp("checkouts") / name, client)
+        root = checkout.root
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
             cwd=ROOT,
@@ -131,22 +325,58 @@ def new_checkout(
             if (ROOT / file).is_file():
                 (root / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / file, root / file)
-        checkout = CheckoutUnderTest(root)
         checkout.git("init", "--quiet", "--initial-branch=main")
         checkout.git("add", "--all")
         checkout.git("commit", "--quiet", "--message", "as it is")
+        checkout.git("tag", "as-it-is")
         made.append(checkout)
         return checkout
 
     yield make
     for checkout in made:
-        checkout.git("checkout", "--quiet", "--force", "main")
-        result = checkout.invoke("clean")
-        assert result.code == 0, result.text
+        checkout.git("reset", "--quiet", "--hard", "as-it-is")
+        checkout.passes("clean")
         assert checkout.on_engine(images=True) == []
 
 
+@pytest.fixture(scope="session")
+def unchanged(new_checkout: NewCheckout) -> CheckoutUnderTest:
+    """Return the checkout of all tests that change no file."""
+    return new_checkout("unchanged")
+
+
+@pytest.fixture(scope="session")
+def _changed(new_checkout: NewCheckout) -> CheckoutUnderTest:
+    return new_checkout("changed")
+
+
 @pytest.fixture
-def checkout(new_checkout: Callable[[str], CheckoutUnderTest]) -> CheckoutUnderTest:
-    """Return a checkout for one test."""
-    return new_checkout("checkout")
+def changed(_changed: CheckoutUnderTest) -> Iterator[CheckoutUnderTest]:
+    """Return a checkout of which the test may change any file."""
+    with restored(_changed):
+        yield _changed
+
+
+@contextmanager
+def restored(checkout: CheckoutUnderTest) -> Iterator[None]:
+    """Put the files back in the end, but for `target/`; nothing may be left on the engine."""
+    try:
+        yield
+        left = checkout.on_engine()
+    finally:
+        checkout.give_up()
+        checkout.git("reset", "--quiet", "--hard", "as-it-is")
+        checkout.git("clean", "--quiet", "--force", "-d")
+        checkout.invoke("release.stop")
+    assert left == []
+
+
+@pytest.fixture
+def nothing_left(unchanged: CheckoutUnderTest) -> Iterator[None]:
+    """Check in the end that nothing of the unchanged checkout is on the engine."""
+    yield
+    unchanged.give_up()
+    left = unchanged.on_engine()
+    if left:
+        unchanged.invoke("release.stop")
+    assert left == []
