@@ -25,9 +25,9 @@ export APP_SECRET_KEY='a key for the hand-tuned release, which nobody but its te
 export APP_ALLOWED_HOSTS=localhost,127.0.0.1,nginx APP_HTTPS=off
 export APP_DB_NAME=todo APP_DB_USER=todo APP_DB_PASSWORD=password
 REVISION=$(git describe --always --dirty --abbrev=40 --exclude='*')
-read -r COMMIT_TIME CREATED < <(git log -1 --format='%ct %cI')
+read -r CHANGED CREATED < <(git log -1 --format='%ct %cI')
 VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' app/pyproject.toml)
-export REVISION COMMIT_TIME CREATED VERSION SOURCE=
+export REVISION CHANGED CREATED VERSION SOURCE=
 
 # compose ENVIRONMENT ARGUMENT...
 compose() { docker compose --project-name "$name-$1" --file "compose/$1.yaml" "${@:2}"; }

@@ -197,7 +197,7 @@ class Images:
             "CHECKOUT": tools.checkout.id,
             "IMAGE_PREFIX": tools.image_prefix,
             "BASE_SOURCE": base_source,
-            "COMMIT_TIME": str(self._source.time),
+            "CHANGED": str(self._source.changed),
             "EXPORT_FOLDER": str(wheelhouse.export_folder(tools.checkout)),
             "WHEELS_FOLDER": str(wheelhouse.layout_folder(tools.checkout)),
             "VERSION": version,

@@ -99,7 +99,8 @@ class Index:
             raise StageFailed(
                 f"{self.simple_url} has other content under the same name",
                 evidence=others,
-                hint="a version is published once: raise the application's version",
+                hint="a version is published once: raise that of the application (an index of this "
+                "machine is forgotten by invoke clean)",
             )
 
     def _there(self, wheels: Mapping[str, str]) -> list[str]:

@@ -17,12 +17,14 @@ class Source:
     """The commit.
 
     Its full hash (with `-dirty` if the tree is not what was committed), its time in seconds since
-    1970, and the address of the repository (no credentials in it).
+    1970, the address of the repository (no credentials in it), and when the application was
+    changed last: the time of that commit.
     """
 
     revision: str
     time: int
     address: str
+    changed: int = 0
 
     @property
     def dirty(self) -> bool:
@@ -53,9 +55,13 @@ def inspect(root: Path, processes: Processes) -> Source:
         if "does not have any commits yet" in " ".join(error.output):
             return Source(UNVERSIONED, 0, "")
         raise
+    changed = processes.read([*git, "log", "-1", "--format=%ct", "--", "app"]).strip()
     changes = processes.read([*git, "status", "--porcelain", "--untracked-files=normal"])
     return Source(
-        f"{revision}-dirty" if changes else revision, int(seconds), _address(git, processes)
+        f"{revision}-dirty" if changes else revision,
+        int(seconds),
+        _address(git, processes),
+        int(changed or seconds),
     )
 
 

@@ -17,7 +17,7 @@ from tasks.errors import Misconfigured, StageFailed, Unavailable
 if TYPE_CHECKING:
     from tests.engine.conftest import Workshop
 
-SOURCE = Source("c0ffee", 1_750_000_000, "https://example.org/todo.git")
+SOURCE = Source("c0ffee", 1_750_000_000, "https://example.org/todo.git", 1_750_000_000)
 CONFIGURATION = json.dumps(
     {
         "x-seatrial": {
@@ -245,7 +245,7 @@ def test_a_build_sees_what_the_file_needs(
         "REVISION": "c0ffee",
         "SOURCE": "https://example.org/todo.git",
         "CREATED": "2025-06-15T15:06:40Z",
-        "COMMIT_TIME": "1750000000",
+        "CHANGED": "1750000000",
         "EXPORT_FOLDER": f"{target}/build/export",
         "WHEELS_FOLDER": f"{target}/build/wheels",
         "PIP_CONF": f"{target}/build/pip.conf",

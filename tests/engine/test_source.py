@@ -65,7 +65,7 @@ def repository(tmp_path: Path) -> Repository:
 def test_a_clean_tree(repository: Repository) -> None:
     revision = repository.commit()
     source = repository.inspect()
-    assert source == Source(revision, WHEN, "")
+    assert source == Source(revision, WHEN, "", WHEN)
     assert len(revision) == 40
     assert not source.dirty
     assert source.created == "2025-06-15T15:06:40Z"
