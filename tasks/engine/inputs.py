@@ -23,18 +23,23 @@ import json
 import os
 import secrets
 import stat
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-from tasks.engine import base, shelf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.engine import base, shelf, wheelhouse
+from tasks.engine.api import Image
 from tasks.engine.source import Source
 from tasks.engine.tools import Tools
-from tasks.errors import Misconfigured
+from tasks.errors import Misconfigured, StageFailed
 
 if TYPE_CHECKING:
     from tasks.engine.receipts import Receipt
@@ -55,6 +60,10 @@ _HOW = frozenset(
 # A file changed within so many seconds of being read may have changed again unseen.
 _RACY_SECONDS = 3.0
 _SHOWN = 3
+_END_OF_TIME = 250_000_000_000  # of calendars: a year with four digits
+
+# Settings that name an image which builds start from, beside the base image.
+_STARTS = ("DB_IMAGE", "NGINX_IMAGE", "PYTHON_IMAGE")
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,7 @@ class Inputs:
     @property
     def digest(self) -> str:
         """One hash of all of it."""
-        text = json.dumps(self.document, sort_keys=True)
-        return _sha256(text.encode())
+        return _digest(self.document)
 
     @property
     def document(self) -> dict[str, dict[str, str]]:
@@ -87,7 +95,7 @@ def gather(tools: Tools, source: Source) -> Inputs:
     values = {
         "environment": tools.settings.name,
         "commit": f"{source.revision} of {source.time}",
-        "base image": _base_id(tools),
+        **_beneath(tools),
         "secrets": fingerprint(tools),
         **{
             f"setting {key}": value
@@ -107,7 +115,40 @@ def differences(old: Inputs, new: Inputs) -> list[str]:
     told += [f"{p} changed" for p in new.files if old.files.get(p, new.files[p]) != new.files[p]]
     told += [f"{p} is new" for p in sorted(new.files.keys() - old.files.keys())]
     told += [f"{p} is gone" for p in sorted(old.files.keys() - new.files.keys())]
-    return told + gone
+    return [_printable(text) for text in told + gone]
+
+
+class _Note(BaseModel):
+    """What is noted of a receipt: its hash, the digest of its inputs, when it was written.
+
+    `images` and `files` (below `target/`) are what it speaks of, with their digests.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    receipt: str
+    inputs: str
+    at: Annotated[float, Field(ge=0, le=_END_OF_TIME)]
+    images: dict[str, str]
+    files: dict[str, str]
+
+    @property
+    def when(self) -> str:
+        """When it was written: the time, and the date if it was not today."""
+        when = datetime.fromtimestamp(self.at).astimezone()
+        today = when.date() == datetime.now().astimezone().date()
+        return when.strftime("%H:%M" if today else "%Y-%m-%d %H:%M")
+
+    @property
+    def released(self) -> str:
+        """The release image among its images."""
+        return self.images.get("release", "")
+
+    @property
+    def wheels(self) -> dict[str, str]:
+        """The wheels among its files, by file name."""
+        folder = "wheelhouse/"
+        return {n.removeprefix(folder): d for n, d in self.files.items() if n.startswith(folder)}
 
 
 class Ledger:
@@ -120,106 +161,161 @@ class Ledger:
         self._tools = tools
         self._inputs = inputs
         self._target = tools.checkout.target
+        self._notes = self._target / "inputs"
+        self._noting = threading.Lock()
 
     def note(self, stage: str) -> None:
         """Note that the stage's receipt was just written from the present inputs.
 
-        If the files are not what they were when the run began, it is not known from which the
-        receipt came: the stage will run again.
+        If these are not what they were when the run began, it is not known from which the receipt
+        came: the stage will run again.
         """
         from tasks.engine import receipts  # noqa: PLC0415  (a run that is spared needs it not)
 
         if not shelf.path(self._target, stage).exists():
             return
-        root, memory = self._tools.checkout.root, self._target / "files.json"
-        if hash_files(root, memory) != (self._inputs.files, self._inputs.stamps):
-            self._tools.console.warning("files changed while it ran: it will run again next time")
-            return
-        receipt = receipts.open_sealed(stage, shelf.content(self._target, stage), ())
-        notes = self._target / "inputs"
-        notes.mkdir(exist_ok=True)
-        _write(notes / f"{self._inputs.digest}.json", self._inputs.document)
-        about = {
-            "receipt": self._sealed(stage),
-            "inputs": self._inputs.digest,
-            "at": time.time(),
-            "images": _images(receipt),
-            "files": _produced(receipt),
-        }
-        _write(notes / f"{stage}.json", about)
-        self._forget_unused(notes)
+        with self._noting:
+            if changed := self._changed_meanwhile():
+                self._note_of(stage).unlink(missing_ok=True)
+                self._tools.console.warning(
+                    f"{changed} changed while it ran: it will run again next time"
+                )
+                return
+            receipt = receipts.open_sealed(stage, shelf.content(self._target, stage), ())
+            note = _Note(
+                receipt=self._sealed(stage),
+                inputs=self._inputs.digest,
+                at=time.time(),
+                images=_images(receipt),
+                files=_produced(receipt),
+            )
+            self._notes.mkdir(exist_ok=True)
+            _write(self._notes / f"{note.inputs}.json", self._inputs.document)
+            _write(self._note_of(stage), note.model_dump())
+            self._forget_unused()
 
     def reason_to_run(self, stage: str) -> str:
         """Return why a stage has to run; empty if its receipt still says all there is to say."""
-        about = _read(self._target / "inputs" / f"{stage}.json")
-        if not about or not shelf.path(self._target, stage).exists():
+        if not shelf.path(self._target, stage).exists():
             return "it has no receipt"
-        if about["receipt"] != self._sealed(stage):
+        note = self._noted(stage)
+        if note is None:
+            return "what its receipt was made from is not known"
+        if note.receipt != self._sealed(stage):
             return "its receipt is not the one that was written"
-        if about["inputs"] != self._inputs.digest:
-            return self._told(about)
-        return self._missing(about)
+        if note.inputs != self._inputs.digest:
+            return self._told(note)
+        return self._missing(stage, note)
 
     def age(self, stage: str) -> str:
         """Return when a stage's receipt was written, and how long ago that is."""
-        about = json.loads((self._target / "inputs" / f"{stage}.json").read_text("utf-8"))
-        seconds = max(0.0, time.time() - about["at"])
-        units = ((86400, "days"), (3600, "hours"), (60, "minutes"), (1, "seconds"))
+        note = self._noted(stage)
+        assert note is not None  # noqa: S101  (there is no reason to run it)
+        seconds = time.time() - note.at
+        if seconds < 0:
+            return f"receipt of {note.when}, which is still to come by this clock"
+        units = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
         size, unit = next((u for u in units if seconds >= 2 * u[0]), units[-1])
-        return f"receipt of {_at(about)}, {seconds / size:.0f} {unit} old"
+        count = round(seconds / size)
+        return f"receipt of {note.when}, {count} {unit}{'' if count == 1 else 's'} old"
 
-    def _told(self, about: Mapping[str, Any]) -> str:
-        try:
-            path = self._target / "inputs" / f"{about['inputs']}.json"
-            before = Inputs(**json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError):
-            return "what it was made from is not known any more"
-        told = differences(before, self._inputs)
-        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-        return f"since {_at(about)}: {', '.join(told[:_SHOWN])}{more}"
-
-    def _missing(self, about: Mapping[str, Any]) -> str:
-        """Return which thing that a receipt speaks of is not there any more, or another."""
-        for name, digest in about["files"].items():
-            path = self._target / name
-            if path.is_symlink() or not path.is_file() or _sha256(path.read_bytes()) != digest:
-                return f"target/{name} is not the one that was made"
-        for name, image in about["images"].items():
-            if self._tools.engine.image(f"sha256:{image}") is None:
-                return f"the engine has the image {name} no more"
+    def _changed_meanwhile(self) -> str:
+        """Return what is not as it was when the run began; empty if all of it is."""
+        root, memory = self._tools.checkout.root, self._target / "files.json"
+        if hash_files(root, memory) != (self._inputs.files, self._inputs.stamps):
+            return "files"
+        images = _beneath(self._tools)
+        for name, image in images.items():
+            if self._inputs.values[name] not in {"", image}:
+                return f"the {name}"
+        # What was not there when the run began has been got since.
+        self._inputs = replace(self._inputs, values={**self._inputs.values, **images})
         return ""
+
+    def _told(self, note: _Note) -> str:
+        document = _read(self._notes / f"{note.inputs}.json")
+        if _digest(document) != note.inputs:
+            return "what its receipt was made from is not known"
+        told = differences(Inputs(**document), self._inputs)
+        more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        return f"since {note.when}: {', '.join(told[:_SHOWN])}{more}"
+
+    def _missing(self, stage: str, note: _Note) -> str:
+        """Return which thing that a receipt speaks of is not there any more, or another."""
+        for name, digest in note.files.items():
+            path = self._target / name
+            if path.suffix != ".whl" and _sha256_of(path) != digest:
+                return f"target/{name} is not the one that was made"
+        for name, digest in note.images.items():
+            image = self._tools.engine.image(f"sha256:{digest}")
+            if image is None or (stage == "image" and not self._has_name(image)):
+                return f"the engine has the image {name} no more"
+        built = self._noted("image")
+        if stage == "acceptance" and built and built.released != note.released:
+            return "the release image was built anew since"
+        if note.wheels and note.wheels != self._wheels:
+            return self._wheels if isinstance(self._wheels, str) else "the wheels are others"
+        return ""
+
+    @cached_property
+    def _wheels(self) -> dict[str, str] | str:
+        """The wheels that are there, or what is wrong with them."""
+        try:
+            house = wheelhouse.verified(self._tools.checkout)
+        except StageFailed as failure:
+            return ": ".join([failure.message, *failure.evidence[:1]])
+        return {**house.application, **house.dependencies}
+
+    def _has_name(self, image: Image) -> bool:
+        """Whether an image still has the name that it was built under, for others to find it."""
+        names: list[str] = image.configuration.get("RepoTags") or []
+        ours = f"{self._tools.image_prefix}/"
+        return any(n.startswith(ours) and not n.startswith(f"{ours}accepted:") for n in names)
+
+    def _noted(self, stage: str) -> _Note | None:
+        try:
+            return _Note.model_validate_json(self._note_of(stage).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _note_of(self, stage: str) -> Path:
+        return self._notes / f"{stage}.json"
 
     def _sealed(self, stage: str) -> str:
         return _sha256(shelf.content(self._target, stage))
 
-    def _forget_unused(self, trees: Path) -> None:
-        notes = [trees / f"{stage}.json" for stage in shelf.STAGES]
-        used = {json.loads(n.read_text("utf-8"))["inputs"] for n in notes if n.exists()}
-        for path in trees.glob("?" * 64 + ".json"):
+    def _forget_unused(self) -> None:
+        used = {note.inputs for note in map(self._noted, shelf.STAGES) if note}
+        for path in self._notes.glob("?" * 64 + ".json"):
             if path.stem not in used:
                 path.unlink(missing_ok=True)
 
 
 def _images(receipt: Receipt) -> dict[str, str]:
     """Return the images that a receipt speaks of, by name, as digests."""
-    judged = {n: t.digest["sha256"] for n, t in receipt.inputs.items() if n.startswith("image:")}
+    judged = {
+        name.removeprefix("image:"): thing.digest["sha256"]
+        for name, thing in receipt.inputs.items()
+        if name.startswith("image:")
+    }
     subjects = {n: d for n, d in receipt.subjects.items() if n in {"tests", "release"}}
     return {**judged, **subjects}
 
 
 def _produced(receipt: Receipt) -> dict[str, str]:
     """Return the files below `target/` that a receipt speaks of, with their digests."""
-    reports = {
-        f"reports/{name}": thing.digest["sha256"]
-        for name, thing in receipt.inputs.items()
-        if name.endswith(".xml")
-    }
-    wheels = {f"wheelhouse/{n}": d for n, d in receipt.subjects.items() if n.endswith(".whl")}
+    inputs = {name: thing.digest.get("sha256", "") for name, thing in receipt.inputs.items()}
+    reports = {f"reports/{name}": d for name, d in inputs.items() if name.endswith(".xml")}
+    named = {**inputs, **receipt.subjects}
+    wheels = {f"wheelhouse/{name}": d for name, d in named.items() if name.endswith(".whl")}
     return {**reports, **wheels}
 
 
 def fingerprint(tools: Tools) -> str:
-    """Return what changes if a secret changes, and tells nothing about it to anybody else."""
+    """Return what changes if a secret changes that results depend on.
+
+    The key that signs them is among these. It tells nothing about them to anybody else.
+    """
     place = tools.checkout.target / "secrets" / "fingerprint"
     if not place.exists():
         if tools.dry:
@@ -227,7 +323,14 @@ def fingerprint(tools: Tools) -> str:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         place.touch(mode=0o600)
         place.write_bytes(secrets.token_bytes(32))
-    text = "\0".join(tools.settings.secrets())
+    settings = tools.settings
+    values = {
+        key: value
+        for key, value in settings.compose_environment().items()
+        if key in settings.secret_keys and key not in _HOW
+    }
+    in_file = _sha256_of(tools.checkout.root / settings.signing_key_file)
+    text = json.dumps([values, settings.signing_key or in_file], sort_keys=True)
     return hmac.new(place.read_bytes(), text.encode(), "sha256").hexdigest()
 
 
@@ -320,18 +423,33 @@ def _file_hash(path: str, status: os.stat_result) -> str:
     return _sha256(f"{status.st_mode:o}\0".encode() + content)
 
 
-def _base_id(tools: Tools) -> str:
-    name = base.find(tools)
-    image = tools.engine.image(name) if name else None
-    return image.id if image else ""
+def _beneath(tools: Tools) -> dict[str, str]:
+    """Return the IDs of the images that builds start from; empty for one the engine has not."""
+    settings = tools.settings.compose_environment()
+    named = {f"image of {key}": settings[key] for key in _STARTS if settings[key]}
+    found = {"base image": base.find(tools), **named}
+    images = {name: tools.engine.image(image) if image else None for name, image in found.items()}
+    return {name: image.id if image else "" for name, image in images.items()}
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _at(about: Mapping[str, Any]) -> str:
-    return datetime.fromtimestamp(about["at"]).astimezone().strftime("%H:%M")
+def _sha256_of(path: Path) -> str:
+    """Return the hash of what is in a file; empty if there is none that could be read."""
+    try:
+        return _sha256(path.read_bytes())
+    except OSError:
+        return ""
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(document, sort_keys=True).encode())
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -344,5 +462,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, document: Any) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(document, default=dict), encoding="utf-8")
+    temporary.write_text(json.dumps(document), encoding="utf-8")
     temporary.replace(path)
