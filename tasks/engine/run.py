@@ -95,7 +95,8 @@ class Run:
             environ=environ,
             dry=dry,
         )
-        self.forgotten = False  # whether `target/` goes at the end, this run's record with it
+        # Whether `target/` goes at the end, this run's record with it: nothing came after `clean`.
+        self.forgotten = False
         self._stack = ExitStack()
         self._environments: dict[
             str, TestEnvironment | ReleaseEnvironment | PublishEnvironment
@@ -192,8 +193,9 @@ class Run:
             self.local_registry.in_use = True  # whatever becomes of this run
 
     def clean(self) -> None:
-        """Remove all that this checkout made on the engine; `target/` goes when the run ends.
+        """Remove all that this checkout made, on the engine and in `target/`.
 
+        What this run itself uses of `target/` goes when it ends, unless other stages come after.
         Raises StageFailed, naming it, if something could not be removed.
         """
         labels = self.tools.checkout.labels
@@ -209,6 +211,8 @@ class Run:
                 evidence=left,
                 hint="remove what is in the way, which is yours, and then invoke clean",
             )
+        self._forget_results()
+        self.ledger = Ledger(self.tools, gather(self.tools, self.source))
         self.forgotten = True
 
     # --- what is spared --------------------------------------------------------------------------
@@ -241,7 +245,11 @@ class Run:
             if decision.spared:
                 with self.console.stage(decision.name):
                     self.console.skipped(decision.why)
-        return {name for name, decision in decisions.items() if decision.runs}
+        # What receipts say of an earlier time is not true any more, or not yet again; whichever
+        # stage fails, those after it have none.
+        again = [node for node in nodes if decisions[node.name].runs]
+        shelf.remove(self.tools.checkout.target, *(n.receipt for n in again if n.receipt))
+        return {node.name for node in again}
 
     def _decisions(self, nodes: Sequence[Node], fresh: str) -> dict[str, Decision]:
         fresh = fresh or ("FRESH is on" if self.settings.fresh else "")
@@ -258,8 +266,7 @@ class Run:
             if self._changes:
                 note_stage(self.tools.checkout, name)
                 self._stages.append(record)
-                # What it said of an earlier time is not true any more, or not yet again.
-                shelf.remove(self.tools.checkout.target, *filter(None, [receipt]))
+                self.forgotten = False
                 self.console.started()
             yield
             if receipt and self._changes:
@@ -330,6 +337,16 @@ class Run:
             if first is environment:
                 environment.open()
         return cast(AnyEnvironment, first)
+
+    def _forget_results(self) -> None:
+        """Remove what earlier runs left in `target/`, but for the secrets: they are in use."""
+        target = self.tools.checkout.target
+        kept = {target / name for name in ("lock", "holder.json", "secrets", "runs")}
+        for path in {*target.iterdir(), *self._folder.parent.iterdir()} - kept - {self._folder}:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
     def _release(self, stage: str, *, own: bool) -> ReleaseEnvironment:
         return ReleaseEnvironment(
