@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -87,6 +87,7 @@ class ContainerDouble:
     status: str = "exited"
     hangs: bool = False
     labels: dict[str, str] = field(default_factory=dict)
+    followed: Callable[[], None] = lambda: None
     killed: threading.Event = field(default_factory=threading.Event)
     removed: bool = False
 
@@ -144,6 +145,7 @@ class EngineDouble:
         return list(container.lines)[-count:]
 
     def follow(self, container: ContainerDouble) -> Iterator[str]:
+        container.followed()
         yield from container.lines
         if container.hangs:
             assert container.killed.wait(30)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -264,6 +265,58 @@ def test_the_application_is_ready_again_before_the_specs_after_its_restart(
     assert counts is not None
     assert workshop.engine.restarted == ["web"]
     assert "proxy is ready" in capsys.readouterr().err
+
+
+# --- given up ------------------------------------------------------------------------------------
+
+
+def test_tests_that_are_given_up_end_at_once(workshop: Workshop) -> None:
+    running = threading.Event()
+    hanging = ContainerDouble("one", lines=("spec 1 ...",), hangs=True, report=PASSED)
+    hanging.followed = running.set
+    workshop.engine.put(hanging)
+    environment = of_tests(workshop)
+    failures: list[StageFailed] = []
+
+    def run_tests() -> None:
+        with pytest.raises(StageFailed) as caught:
+            environment.run_tests("integration")
+        failures.append(caught.value)
+
+    thread = threading.Thread(target=run_tests)
+    thread.start()
+    assert running.wait(30)
+    environment.give_up()
+    thread.join(30)
+    assert [failure.message for failure in failures] == ["one was given up"]
+    assert hanging.killed.is_set()
+
+
+def test_a_wait_that_is_given_up_ends_at_once(workshop: Workshop) -> None:
+    workshop.engine.put(ContainerDouble("db", status="running"))
+    environment = of_release(workshop)
+    environment.give_up()
+    with pytest.raises(StageFailed, match="the wait for db was given up"):
+        environment.start_database()
+
+
+def test_what_is_given_up_is_not_begun_again(workshop: Workshop) -> None:
+    hanging = ContainerDouble("schema", hangs=True)
+    workshop.engine.put(hanging, ContainerDouble("static"))
+    environment = of_release(workshop)
+    environment.give_up()
+    with pytest.raises(StageFailed, match="schema was given up"):
+        environment.initialise()
+    assert hanging.killed.is_set()
+
+
+def test_services_that_nobody_waits_for_are_left_running(workshop: Workshop) -> None:
+    database = ContainerDouble("db", status="running")
+    workshop.engine.put(database)
+    environment = of_release(workshop)
+    environment.start_database()
+    environment.give_up()
+    assert not database.killed.is_set()
 
 
 # --- its life ------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 from tasks.engine import process
 from tasks.engine.console import Console, masker
 from tasks.engine.process import EVIDENCE_LINES, CommandFailed, Processes, classified
-from tasks.errors import DiskFailure, Failure, Misconfigured, Unavailable
+from tasks.errors import DiskFailure, Failure, Misconfigured, StageFailed, Unavailable
 
 LIMIT = 30.0  # seconds until a test that would hang fails instead
 
@@ -360,8 +360,14 @@ def test_one_that_listens_may_tidy_up(processes: Processes, tmp_path: Path) -> N
     assert (tmp_path / "tidied").exists()
 
 
-def test_stop_all_with_nothing_to_stop(processes: Processes) -> None:
+def test_after_the_end_questions_may_be_asked_but_nothing_is_changed(
+    processes: Processes, tmp_path: Path
+) -> None:
+    # What follows a command that was ended must not take its end for a failure and go another way.
+    processes.run(["touch", "before"])
     processes.stop_all()
-    processes.read(["true"])
-    processes.stop_all()
+    with pytest.raises(StageFailed, match="the run is ending, touch after is not run any more"):
+        processes.run(["touch", "after"])
+    assert [path.name for path in tmp_path.iterdir()] == ["before"]
     assert processes.read(["echo", "still here"]) == "still here\n"
+    processes.stop_all()
