@@ -19,6 +19,7 @@ import docker
 import requests
 from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from urllib3.exceptions import HTTPError
 
 from tasks.engine.readiness import Answer, State
 from tasks.errors import Failure, Misconfigured, StageFailed, Unavailable
@@ -128,15 +129,10 @@ class Engine:
     def exit_code(self, container: Container, timeout: float) -> int:
         """Wait for a container to end and return its exit code.
 
-        Raises TimeoutError after `timeout` seconds.
+        Raises Unavailable if the engine does not tell within `timeout` seconds.
         """
         with _translated():
-            try:
-                return int(container.wait(timeout=timeout)["StatusCode"])
-            except (requests.exceptions.ReadTimeout, requests.exceptions.ConnectionError) as error:
-                if "timed out" in str(error).lower():
-                    raise TimeoutError from error
-                raise
+            return int(container.wait(timeout=timeout)["StatusCode"])
 
     def kill(self, container: Container) -> None:
         """Kill a container; one that has ended already is fine."""
@@ -331,15 +327,15 @@ def _translated() -> Iterator[None]:
     """Turn what docker-py raises into failures that a user can act on."""
     try:
         yield
-    except (Failure, TimeoutError):
+    except Failure:
         raise
-    except (requests.exceptions.RequestException, ConnectionError) as error:
+    except APIError as error:  # first, since it is a RequestException too
+        raise StageFailed(f"the engine refused: {error.explanation or error}") from error
+    except (requests.exceptions.RequestException, HTTPError, ConnectionError) as error:
         raise Unavailable(
             "the connection to the Docker engine broke; this run is void",
             evidence=[str(error)],
             hint="see whether the engine was stopped or restarted, and run again",
         ) from error
-    except APIError as error:
-        raise StageFailed(f"the engine refused: {error.explanation or error}") from error
     except DockerException as error:
         raise Unavailable("the Docker engine cannot be used", evidence=[str(error)]) from error

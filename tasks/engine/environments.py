@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Self
@@ -26,7 +27,7 @@ from tasks.engine.roles import (
     parse,
 )
 from tasks.engine.tools import Tools
-from tasks.errors import StageFailed
+from tasks.errors import Failure, StageFailed
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
@@ -319,7 +320,8 @@ class Environment(Generic[Roles]):
 
         def kill() -> None:
             late.set()
-            engine.kill(container)
+            with suppress(Failure):  # then the engine is gone, which is felt below
+                engine.kill(container)
 
         watch = threading.Timer(timeout, kill)
         watch.daemon = True
@@ -330,7 +332,8 @@ class Environment(Generic[Roles]):
                 engine.kill(container)
             for line in engine.follow(container):
                 self._tools.console.line(line)
-            code = engine.exit_code(container, timeout=60)
+            # The lines may have ended before the container, with the connection that they came by.
+            code = engine.exit_code(container, timeout + 60)
         finally:
             watch.cancel()
             self._awaited.remove(container)
