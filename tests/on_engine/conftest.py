@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 600.0  # in seconds; reached only if what is waited for never comes
 _OURS = ("APP_", "INVOKE_")
+# Of all commits: what depends on their time alone is to be the same.
+_TIME = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), "2026-01-02T03:04:05Z")
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
@@ -62,7 +67,7 @@ class Started:
         self._outputs = tempfile.TemporaryDirectory(prefix="seatrial-test-")
         self._out, self._err = (Path(self._outputs.name, name) for name in ("out", "err"))
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 ["invoke", *arguments],
                 cwd=folder,
                 env=environment,
@@ -70,13 +75,13 @@ class Started:
                 stdout=out,
                 stderr=err,
             )
-        self.pid = self._process.pid
+        self.pid = self.process.pid
 
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Return the first true answer of `condition`, which comes while this is at work."""
 
         def asked() -> Any:
-            ended = self._process.poll() is not None
+            ended = self.process.poll() is not None
             answer = condition()
             assert answer or not ended, f"it ended before {what}: {self.ended().text}"
             return answer
@@ -89,12 +94,12 @@ class Started:
 
     def signalled(self, number: int) -> Result:
         """Send a signal, and return what the command did when it has ended."""
-        self._process.send_signal(number)
+        self.process.send_signal(number)
         return self.ended()
 
     def ended(self) -> Result:
         """Wait until the command has ended, and return what it did."""
-        code = self._process.wait(DEADLINE)
+        code = self.process.wait(DEADLINE)
         result = Result(code, self._out.read_text(), self._err.read_text())
         self._outputs.cleanup()
         print(result.text)  # noqa: T201  (for whoever looks into a failure)
@@ -102,8 +107,8 @@ class Started:
 
     def given_up(self) -> None:
         """End what a failed test has left at work."""
-        if self._process.poll() is None:
-            self._process.kill()
+        if self.process.poll() is None:
+            self.process.kill()
             self.ended()
 
 
@@ -210,8 +215,8 @@ class CheckoutUnderTest:
         return subprocess.run(
             ["git", *(part for item in options.items() for part in ("-c", "=".join(item))),
              *arguments],
-            cwd=self.root, env={**os.environ, **variables}, check=True, capture_output=True,
-            text=True,
+            cwd=self.root, env={**os.environ, **_TIME, **variables}, check=True,
+            capture_output=True, text=True,
         ).stdout  # fmt: skip
 
     def write(self, path: str, text: str) -> None:
@@ -266,6 +271,60 @@ class CheckoutUnderTest:
         return found
 
 
+class Proxy:
+    """An engine at the end of a line: TCP connections are passed on to the engine's socket."""
+
+    def __init__(self, socket_path: str) -> None:
+        self._path = socket_path
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._ends: list[socket.socket] = []
+        self._hold = b""
+        self._held = threading.Event()
+        self._released = threading.Event()
+        self.address = "tcp://{}:{}".format(*self._server.getsockname())
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hold(self, method: str, path: str) -> None:
+        """Hold back the next requests of this method whose path begins so."""
+        self._hold = rf"{method} /v[\d.]+/{path}".encode()
+
+    def held(self) -> bool:
+        """Say whether a request is being held back."""
+        return self._held.is_set()
+
+    def release(self) -> None:
+        """Pass on what was held back."""
+        self._released.set()
+
+    def cut(self) -> None:
+        """Cut the line."""
+        with suppress(OSError):  # it is cut already
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        for end in self._ends:
+            with suppress(OSError):  # it is closed already
+                end.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the line is cut
+            while True:
+                here, _ = self._server.accept()
+                there = socket.socket(socket.AF_UNIX)
+                there.connect(self._path)
+                self._ends += [here, there]
+                for ends in ((here, there), (there, here)):
+                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if self._hold and re.match(self._hold, data):
+                    self._held.set()
+                    self._released.wait(DEADLINE)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+
 NewCheckout = Callable[[str], CheckoutUnderTest]
 
 
@@ -287,6 +346,18 @@ def client() -> Iterator[docker.DockerClient]:
     client = Engine(os.environ)._client
     yield client
     client.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """Return a proxy to the engine, if that has a socket here."""
+    address = Engine(os.environ)._host or "unix:///var/run/docker.sock"
+    if not address.startswith("unix://"):
+        pytest.skip(f"the engine is at {address} already")
+    proxy = Proxy(address.removeprefix("unix://"))
+    yield proxy
+    proxy.release()
+    proxy.cut()
 
 
 @pytest.fixture(scope="session")
@@ -328,6 +399,7 @@ def new_checkout(
         checkout.git("init", "--quiet", "--initial-branch=main")
         checkout.git("add", "--all")
         checkout.git("commit", "--quiet", "--message", "as it is")
+        checkout.git("remote", "add", "origin", "https://someone:hush@git.example/fleet/todo.git")
         checkout.git("tag", "as-it-is")
         made.append(checkout)
         return checkout
@@ -362,12 +434,13 @@ def restored(checkout: CheckoutUnderTest) -> Iterator[None]:
     """Put the files back in the end, but for `target/`; nothing may be left on the engine."""
     try:
         yield
-        left = checkout.on_engine()
     finally:
         checkout.give_up()
         checkout.git("reset", "--quiet", "--hard", "as-it-is")
         checkout.git("clean", "--quiet", "--force", "-d")
-        checkout.invoke("release.stop")
+        left = checkout.on_engine()
+        if left:
+            checkout.invoke("clean")
     assert left == []
 
 
@@ -378,5 +451,5 @@ def nothing_left(unchanged: CheckoutUnderTest) -> Iterator[None]:
     unchanged.give_up()
     left = unchanged.on_engine()
     if left:
-        unchanged.invoke("release.stop")
+        unchanged.invoke("clean")
     assert left == []

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.on_engine.conftest import wait_until
+
 if TYPE_CHECKING:
     import docker
 
-    from tests.on_engine.conftest import CheckoutUnderTest, NewCheckout, Result
+    from tests.on_engine.conftest import CheckoutUnderTest, NewCheckout, Proxy, Result
 
 pytestmark = pytest.mark.engine
 
@@ -208,6 +210,36 @@ def test_killed(changed: CheckoutUnderTest) -> None:
     following = changed.passes("test.integration", FRESH="on")
     assert "removing what an earlier run left" in following.err
     assert changed.on_engine() == []
+
+
+def test_interrupted_while_it_is_taken_down(unchanged: CheckoutUnderTest, proxy: Proxy) -> None:
+    proxy.hold("DELETE", "containers/")
+    run = unchanged.start("test.unit", DOCKER_HOST=proxy.address, FRESH="on")
+    run.until(proxy.held, "it is taken down")
+    run.process.send_signal(signal.SIGINT)
+    proxy.release()
+    result = run.ended()
+    assert result.code == 130, result.text
+    assert unchanged.on_engine() == []
+
+
+def test_forced_to_end(unchanged: CheckoutUnderTest, proxy: Proxy) -> None:
+    proxy.hold("DELETE", "containers/")
+    run = unchanged.start("test.unit", DOCKER_HOST=proxy.address, FRESH="on")
+    run.until(proxy.held, "it is taken down")
+
+    def ended() -> bool:  # signals that come at once count as one
+        run.process.send_signal(signal.SIGINT)
+        return run.process.poll() is not None
+
+    wait_until(ended, "it ends by force")
+    result = run.ended()
+    assert result.code == 130, result.text
+    forced = result.err.partition("forced; left behind:")[2]
+    assert f"{unchanged.id}-local-test-unit-1" in forced
+    following = unchanged.passes("test.unit", FRESH="on")
+    assert "removing what an earlier run left" in following.err
+    assert unchanged.on_engine() == []
 
 
 @pytest.mark.usefixtures("nothing_left")

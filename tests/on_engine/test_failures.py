@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.on_engine.conftest import CheckoutUnderTest
+    from tests.on_engine.conftest import CheckoutUnderTest, Proxy
 
 pytestmark = pytest.mark.engine
 
@@ -217,6 +217,17 @@ def test_engine_out_of_reach(changed: CheckoutUnderTest) -> None:
         DOCKER_HOST="unix:///nonexistent",
         says=("does not answer at unix:///nonexistent", "DOCKER_HOST"),
     )
+
+
+def test_engine_lost_in_the_middle(changed: CheckoutUnderTest, proxy: Proxy) -> None:
+    changed.write("app/tests/unit/test_hanging.py", HANGING)
+    run = changed.start("test.unit", DOCKER_HOST=proxy.address)
+    run.until(lambda: changed.running("unit"), "the tests run")
+    proxy.cut()
+    changed.failed(run.ended(), 69, says=("the Docker engine", "void"), keeps=True)
+    # The next run finds what this one could not remove any more.
+    changed.git("reset", "--quiet", "--hard", "as-it-is")
+    assert "removing what an earlier run left" in changed.passes("test.unit", FRESH="on").err
 
 
 def test_secret_in_the_release_image(changed: CheckoutUnderTest) -> None:
