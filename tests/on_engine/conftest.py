@@ -278,11 +278,12 @@ class Proxy:
         self._path = socket_path
         self._server = socket.create_server(("127.0.0.1", 0))
         self._ends: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._hold = b""
         self._held = threading.Event()
         self._released = threading.Event()
         self.address = "tcp://{}:{}".format(*self._server.getsockname())
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._begin(self._accept)
 
     def hold(self, method: str, path: str) -> None:
         """Hold back the next requests of this method whose path begins so."""
@@ -297,13 +298,25 @@ class Proxy:
         self._released.set()
 
     def cut(self) -> None:
-        """Cut the line."""
-        with suppress(OSError):  # it is cut already
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
-        for end in self._ends:
-            with suppress(OSError):  # it is closed already
+        """Cut the line, if it is not cut yet."""
+        self.release()
+        self._shut(self._server)
+        self._threads[0].join()  # no more connections
+        self._shut(*self._ends)
+        for thread in self._threads:
+            thread.join()
+        for end in (self._server, *self._ends):
+            end.close()
+
+    @staticmethod
+    def _shut(*ends: socket.socket) -> None:
+        for end in ends:
+            with suppress(OSError):  # it is closed already, from the other side
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _begin(self, work: Callable[..., None], *arguments: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
 
     def _accept(self) -> None:
         with suppress(OSError):  # the line is cut
@@ -312,8 +325,8 @@ class Proxy:
                 there = socket.socket(socket.AF_UNIX)
                 there.connect(self._path)
                 self._ends += [here, there]
-                for ends in ((here, there), (there, here)):
-                    threading.Thread(target=self._pass_on, args=ends, daemon=True).start()
+                self._begin(self._pass_on, here, there)
+                self._begin(self._pass_on, there, here)
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
@@ -356,7 +369,6 @@ def proxy() -> Iterator[Proxy]:
         pytest.skip(f"the engine is at {address} already")
     proxy = Proxy(address.removeprefix("unix://"))
     yield proxy
-    proxy.release()
     proxy.cut()
 
 
