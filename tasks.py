@@ -8,12 +8,13 @@ sys.modules.pop(__name__, None)
 from invoke.collection import Collection  # noqa: E402
 
 from tasks import acceptance, build, publish, release, test, workflow  # noqa: E402
-from tasks.stages import usage_errors_end_with_2  # noqa: E402
+from tasks.stages import listings_may_be_cut_short, usage_errors_end_with_2  # noqa: E402
 
 releases = Collection.from_module(release)
 releases.add_task(workflow.acceptance, default=True)
 
 usage_errors_end_with_2()
+listings_may_be_cut_short()
 
 namespace = Collection(test, build, releases, acceptance, publish, workflow.plan, workflow.clean)
 namespace.configure({"env": "local", "plan": "release.acceptance"})

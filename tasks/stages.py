@@ -250,6 +250,22 @@ def usage_errors_end_with_2() -> None:
     program.parse_tasks = parse_tasks  # type: ignore[method-assign]
 
 
+def listings_may_be_cut_short() -> None:
+    """Have Invoke end quietly when nobody reads its listing any more (`invoke --list | head`)."""
+    list_tasks = program.list_tasks
+
+    def listed() -> None:
+        try:
+            list_tasks()
+            if sys.stdout:  # None if it was closed before we began
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # What is not written yet would be tried again at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    program.list_tasks = listed  # type: ignore[method-assign]
+
+
 def _raise(interrupted: Interrupted) -> None:
     raise interrupted
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 import sys
 import threading
 import urllib.parse
@@ -65,10 +66,15 @@ def _forms(text: str) -> set[str]:
     }
 
 
+def _silence(stream: TextIO) -> None:
+    """Have a stream that nobody reads any more swallow what it is given, and still holds."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class _Terminal(Terminal):
     def on_broken_pipe(self) -> None:
         """Go on in silence: Rich would end the process, and with it the run."""
-        self.quiet = True
+        _silence(sys.stderr)
 
 
 class Console:
@@ -147,9 +153,12 @@ class Console:
         text = self.mask(text)
         with self._lock:
             self._write_log(text)
-            # Whoever read our output has gone; there is nobody left to tell.
-            with suppress(BrokenPipeError, ValueError):
+            try:
                 print(text, file=sys.stdout, flush=True)  # noqa: T201
+            except BrokenPipeError:
+                _silence(sys.stdout)
+            except ValueError:
+                pass  # closed
 
     def _say(self, text: str, *, style: str = "") -> None:
         text = self.mask(text)
