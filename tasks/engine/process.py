@@ -23,15 +23,20 @@ _DISK_WORDS = ("no space left on device", "input/output error", "disk quota exce
 
 
 class CommandFailed(StageFailed):
-    """A command ended with another code than 0; holds `argv`, `code` and its `output` lines."""
+    """A command ended with another code than 0; holds `argv`, `code` and its `output` lines.
 
-    def __init__(self, argv: Sequence[str], code: int, output: Sequence[str]) -> None:
-        super().__init__(
-            f"{shlex.join(argv)} ended with {code}", evidence=list(output)[-EVIDENCE_LINES:]
-        )
+    `late`: it took longer than it may, and was ended.
+    """
+
+    def __init__(
+        self, argv: Sequence[str], code: int, output: Sequence[str], *, late: bool = False
+    ) -> None:
+        how = "took too long" if late else f"ended with {code}"
+        super().__init__(f"{shlex.join(argv)} {how}", evidence=list(output)[-EVIDENCE_LINES:])
         self.argv = tuple(argv)
         self.code = code
         self.output = tuple(output)
+        self.late = late
 
 
 class Processes:
@@ -77,17 +82,22 @@ class Processes:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
         show: Callable[[str], str] = str,
+        timeout: float | None = None,
     ) -> None:
         """Run a command; of each line is shown what `show` makes of it, and all are in the log.
 
-        Raises CommandFailed, or Unavailable if there is no such program.
+        After `timeout` seconds, if given, it is ended. Raises CommandFailed, or Unavailable if
+        there is no such program.
         """
         if self._dry:
             self._console.would(f"$ {shlex.join(argv)}")
             return
         self._console.command(shlex.join(argv))
         last: deque[str] = deque(maxlen=200)
-        with self._child(argv, environment, folder) as child:
+        with (
+            self._child(argv, environment, folder) as child,
+            _ended_after(timeout, child) as late,
+        ):
             assert child.stdout is not None  # noqa: S101  (asked for as a pipe)
             for raw in child.stdout:
                 line = raw.rstrip("\n")
@@ -96,6 +106,8 @@ class Processes:
                     self._console.line(shown)
                 else:
                     self._console.detail(line)
+        if child.returncode and late.is_set():
+            raise CommandFailed(argv, child.returncode, list(last), late=True)
         if child.returncode:
             raise classified(CommandFailed(argv, child.returncode, list(last)))
 
@@ -111,10 +123,7 @@ class Processes:
         for child in running:
             _signal_group(child, signal.SIGTERM)
         for child in running:
-            try:
-                child.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                _signal_group(child, signal.SIGKILL)
+            _force(child)
 
     @contextmanager
     def _child(
@@ -160,6 +169,36 @@ class Processes:
 def _signal_group(child: subprocess.Popen[str], number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)
+
+
+def _force(child: subprocess.Popen[str]) -> None:
+    """Wait for a child that was asked to end; force it after a while."""
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        _signal_group(child, signal.SIGKILL)
+
+
+@contextmanager
+def _ended_after(seconds: float | None, child: subprocess.Popen[str]) -> Iterator[threading.Event]:
+    """End a child after so many seconds, unless the block has ended; tell whether it was late."""
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        _signal_group(child, signal.SIGTERM)
+        _force(child)
+
+    if seconds is None:
+        yield late
+        return
+    watch = threading.Timer(seconds, end)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield late
+    finally:
+        watch.cancel()
 
 
 def classified(failure: CommandFailed) -> Failure:

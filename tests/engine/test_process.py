@@ -371,3 +371,31 @@ def test_after_the_end_questions_may_be_asked_but_nothing_is_changed(
     assert [path.name for path in tmp_path.iterdir()] == ["before"]
     assert processes.read(["echo", "still here"]) == "still here\n"
     processes.stop_all()
+
+
+# --- a time of its own ---------------------------------------------------------------------------
+
+
+def test_what_takes_too_long_is_ended(processes: Processes) -> None:
+    with pytest.raises(CommandFailed) as caught:
+        processes.run(sh("echo so far; sleep 1000 & wait"), timeout=0.5)
+    assert caught.value.late
+    assert caught.value.message.endswith("took too long")
+    assert caught.value.evidence == ("so far",)
+
+
+def test_what_takes_too_long_and_does_not_listen_is_forced(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GRACE_SECONDS", 0.01)
+    with pytest.raises(CommandFailed, match="took too long"):
+        processes.run(sh('trap "" TERM; sleep 1000 & wait; sleep 1000'), timeout=0.5)
+
+
+def test_what_ends_in_time_is_not_late(processes: Processes, log: io.StringIO) -> None:
+    processes.run(["echo", "done"], timeout=1000)
+    assert log.getvalue().endswith("done\n")
+    with pytest.raises(CommandFailed) as caught:
+        processes.run(["false"], timeout=1000)
+    assert not caught.value.late
+    assert threading.active_count() < 20  # the watches have gone
