@@ -37,7 +37,7 @@ def image(run: Run) -> None:
     run.publisher.image()
 
 
-@task(klass=Stage, pre=[check, local])
+@task(klass=Stage, pre=[image])
 def evidence(run: Run) -> None:
     """Attach receipts, test reports and bill of materials to the published image."""
     run.publisher.evidence()
@@ -52,7 +52,4 @@ def verify(run: Run) -> None:
 @task(klass=Stage, pre=[check, local, workflow.acceptance], default=True, name="all")
 def everything(run: Run) -> None:
     """Accept the release, publish wheels, image and evidence, and verify them."""
-    run.publisher.artifact()
-    run.publisher.image()
-    run.publisher.evidence()
-    run.console.result(run.publisher.verify())
+    run.console.result(run.publisher.everything())

@@ -6,6 +6,7 @@ from the index itself, before and after. https://packaging.python.org/en/latest/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,8 +21,10 @@ from tasks.errors import Failure, NotAuthorised, StageFailed, Unavailable
 
 _TOO_MANY = 429
 _REQUEST_TIMEOUT = 60.0
-_REFUSED = ("401", "403", "unauthorized", "forbidden")
-_PASSING = ("429", "500", "502", "503", "504", "error sending request", "connection", "timed out")
+# What `uv publish` says of a refusal; everything else it says about the line to the index.
+_STATUS = re.compile(r"status code (\d{3})")
+_LINE = "error sending request"
+_CERTIFICATE = "invalid peer certificate"
 
 
 class Index:
@@ -124,21 +127,43 @@ class Index:
             **({"SSL_CERT_FILE": self._ca_file} if self._ca_file else {}),
         }
         try:
-            self._processes.run(upload(self.url, missing), environment=environment, folder=folder)
+            self._processes.run(
+                upload(self.url, missing),
+                environment=environment,
+                folder=folder,
+                timeout=self._deadline.left,
+            )
         except CommandFailed as error:
             raise self._classified(error) from error
 
     def _classified(self, error: CommandFailed) -> Exception:
-        said = " ".join(error.output).lower()
-        if any(word in said for word in _REFUSED):
+        """Return what an upload that failed with `error` should raise."""
+        said = "\n".join(error.output)
+        found = _STATUS.search(said)
+        code = int(found[1]) if found else 0
+        if code in {requests.codes.unauthorized, requests.codes.forbidden}:
             return NotAuthorised(
-                f"{self.url} does not let us upload",
+                f"{self.url} does not let us upload: it answers {code}",
                 evidence=error.evidence,
                 hint="INDEX_USERNAME and INDEX_PASSWORD say who we are there",
             )
-        if any(word in said for word in _PASSING):
-            return Again(error.output[-1] if error.output else error.message)
+        if _CERTIFICATE in said:
+            return self._untrusted(self.url, error.evidence)
+        if code == _TOO_MANY or code >= requests.codes.internal_server_error:
+            return Again(f"it answers {code}")
+        # What arrived is not what was sent: truncated on its way.
+        if code == requests.codes.bad_request and "digest" in said.lower():
+            return Again("it did not arrive whole")
+        if error.late or (not code and _LINE in said):
+            return Again(error.output[-1].strip() if error.output else error.message)
         return error
+
+    def _untrusted(self, url: str, evidence: Sequence[str]) -> Unavailable:
+        return Unavailable(
+            f"the certificate of {url} cannot be trusted",
+            evidence=evidence,
+            hint="CA_FILE names the certificates of a private CA",
+        )
 
     def _page(self, project: str) -> dict[str, str]:
         """Return the files of a project with their SHA-256 ("" if the index gives none)."""
@@ -154,11 +179,7 @@ class Index:
                     verify=self._ca_file or True,
                 )
             except requests.exceptions.SSLError as error:
-                raise Unavailable(
-                    f"the certificate of {self.simple_url} cannot be trusted",
-                    evidence=[str(error)],
-                    hint="CA_FILE names the certificates of a private CA",
-                ) from None
+                raise self._untrusted(self.simple_url, [str(error)]) from None
             except requests.exceptions.RequestException as error:
                 raise Again(type(error).__name__) from error
             if answer.status_code in {requests.codes.unauthorized, requests.codes.forbidden}:

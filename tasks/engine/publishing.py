@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from securesystemslib.signer import Key
 
@@ -14,23 +15,33 @@ from tasks.engine import receipts, sbom, shelf, source, verification, wheelhouse
 from tasks.engine.environments import PublishEnvironment
 from tasks.engine.index import Index
 from tasks.engine.process import CommandFailed
-from tasks.engine.registry import Manifest, Repository
+from tasks.engine.registry import Manifest, Repository, is_loopback
 from tasks.engine.retries import Again, Deadline
 from tasks.engine.tools import Tools
 from tasks.engine.verification import Accepted, Evidence
-from tasks.errors import Misconfigured, NotAuthorised, StageFailed
+from tasks.errors import Failure, Misconfigured, NotAuthorised, StageFailed
 
 RECEIPT_TYPE = "application/vnd.dsse.envelope.v1+json"
 JUNIT_TYPE = "application/vnd.seatrial.junit.v1+xml"
 SHORT = 12
+_ATTACHED = frozenset({
+    "sbom.cdx.json",
+    *(f"{stage}.json" for stage in receipts.STAGES),
+    *(f"{stage}.xml" for stage in verification.TEST_STAGES),
+})  # fmt: skip
 SHORTEST_SECRET = 8  # shorter texts occur by chance
 
-_DENIED = ("unauthorized", "no basic auth credentials", "denied", "authentication required", "401",
-           "403")  # fmt: skip
-_PASSING = ("connection reset", "connection refused", "broken pipe", "eof", "timeout", "timed out",
-            "received unexpected http status: 5", "500 ", "502 ", "503 ", "504 ", "429", "too many",
-            "toomanyrequests", "blob upload invalid", "blob upload unknown", "digest did not match",
-            "no such host", "i/o")  # fmt: skip
+# What `docker push` says last. Layers are named by hexadecimal digits, addresses have ports: a
+# number alone tells nothing.
+_LAYER = re.compile(r"[0-9a-f]{12}: ")
+_DENIED = re.compile(
+    r"unauthorized|\bdenied\b|no basic auth credentials|authentication required|\b40[13] [a-z]"
+)
+_PASSING = re.compile(
+    r"connection (?:reset|refused)|broken pipe|\beof\b|time(?:d )?out|\b5\d\d [a-z]|\b429 [a-z]"
+    r"|too ?many ?requests|blob upload (?:invalid|unknown)|digest did not match|no such host"
+    r"|http response to https client|network is unreachable|no route to host"
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,11 @@ class Publisher:
         self._tools = tools
         self._source = commit
         self._local = local
-        self._deadline = Deadline(tools.settings.publish_deadline)
+
+    @cached_property
+    def _deadline(self) -> Deadline:
+        """One for all that is published. It begins when that does: the tests come before."""
+        return Deadline(self._tools.settings.publish_deadline)
 
     # --- what may be published -------------------------------------------------------------------
 
@@ -153,6 +168,29 @@ class Publisher:
             )
         return []
 
+    # --- all of it -------------------------------------------------------------------------------
+
+    def everything(self) -> str:
+        """Publish wheels, image and evidence, and verify them; return what can be said then.
+
+        Of a failure half-way it is told what is published and what is missing.
+        """
+        steps = {"wheels": self.artifact, "image": self.image, "evidence": self.evidence}
+        missing = list(steps)
+        for name, publish in steps.items():
+            try:
+                publish()
+            except Failure as failure:
+                there = [step for step in steps if step not in missing]
+                failure.evidence = (
+                    *failure.evidence,
+                    f"of the release, published: {', '.join(there) or 'nothing'}",
+                    f"of the release, missing: {', '.join(missing)}",
+                )
+                raise
+            missing.remove(name)
+        return self.verify()
+
     # --- the wheels ------------------------------------------------------------------------------
 
     def artifact(self) -> None:
@@ -176,7 +214,7 @@ class Publisher:
             url=settings.index_url or self._local.index_url(),
             simple_url=settings.index_simple_url,
             user=(settings.index_username, settings.index_password),
-            ca_file=settings.ca_file,
+            ca_file=self._ca_file,
         )
 
     # --- the image -------------------------------------------------------------------------------
@@ -213,11 +251,14 @@ class Publisher:
 
         def push() -> None:
             try:
-                self._tools.processes.run(["docker", "push", name], show=_summary)
+                self._tools.processes.run(
+                    ["docker", "push", name], show=_summary, timeout=self._deadline.left
+                )
             except CommandFailed as error:
                 raise _classified(error, repository) from error
 
         self._require_no_secret(image_id)
+        repository.require_writable()
         self._tools.engine.tag(image_id, name)
         try:
             self._deadline.tried(f"push to {repository.registry}", push)
@@ -263,11 +304,12 @@ class Publisher:
             )
 
     def _tags(self) -> Tags:
-        settings = self._tools.settings
+        settings, accepted = self._tools.settings, self.accepted
         exact, branch = source.names(self._tools.checkout.root, self._tools.processes)
-        return tags(
-            self._source.revision, exact, branch, settings.latest_branch, settings.build_number
-        )
+        revision = accepted.revision
+        if revision != source.UNVERSIONED and (accepted.dirty or revision != self._source.revision):
+            revision += "-dirty"  # the commit does not say all, or git speaks of another
+        return tags(revision, exact, branch, settings.latest_branch, settings.build_number)
 
     def _repository(self) -> Repository:
         settings = self._tools.settings
@@ -275,8 +317,21 @@ class Publisher:
         return self._repository_at(registry, settings.repository or settings.project)
 
     def _repository_at(self, registry: str, name: str) -> Repository:
-        ca_file = self._tools.settings.ca_file
-        return Repository(registry, name, self._deadline, ca_file)
+        # As the engine does, loopback addresses are spoken to in plain HTTP.
+        plain = is_loopback(registry) and not self._tools.settings.ca_file
+        return Repository(registry, name, self._deadline, plain=plain, ca_file=self._ca_file)
+
+    @cached_property
+    def _ca_file(self) -> str:
+        """The path of the certificates to check others by; empty for the usual ones."""
+        name = self._tools.settings.ca_file
+        if not name:
+            usual = self._tools.environ.get("SSL_CERT_FILE", "")
+            return usual if Path(usual).is_file() else ""
+        path = self._tools.checkout.root / name
+        if not path.is_file():
+            raise Misconfigured(f"CA_FILE: there is no file {name}")
+        return str(path)
 
     # --- the evidence ----------------------------------------------------------------------------
 
@@ -336,9 +391,10 @@ class Publisher:
             manifest = repository.manifest(one["digest"])
             if manifest is None:
                 continue
-            for layer in manifest.document.get("layers", []):
-                name = layer.get("annotations", {}).get("org.opencontainers.image.title", "")
-                found.setdefault(name, []).append(repository.blob(layer["digest"]))
+            for layer in manifest.document.get("layers") or []:
+                name = (layer.get("annotations") or {}).get("org.opencontainers.image.title", "")
+                if name in _ATTACHED:  # others may attach what they like
+                    found.setdefault(name, []).append(repository.blob(layer["digest"]))
         settings, trusted = self._tools.settings, self._trusted()
         failure = StageFailed(
             f"no evidence is attached to {repository.reference}@{subject.digest}",
@@ -365,6 +421,7 @@ class Publisher:
         name, mark, label = rest.partition("@") if "@" in rest else rest.rpartition(":")
         if not mark:
             raise Misconfigured(f"{reference} names neither a tag nor a digest")
+        name = name.partition(":")[0]  # of a tag and a digest, the digest counts
         repository = self._repository_at(registry, name)
         manifest = repository.manifest(label)
         if manifest is None:
@@ -447,15 +504,19 @@ def _require_materials(accepted: Accepted, boms: list[bytes]) -> None:
 
 
 def _classified(error: CommandFailed, repository: Repository) -> Exception:
-    said = " ".join(error.output[-5:]).lower()
-    if any(word in said for word in _DENIED):
+    """Return what a push that failed with `error` should raise."""
+    told = [line for line in error.output if not _LAYER.match(line)][-5:]
+    said = " ".join(told).lower()
+    if error.late:
+        return Again("the engine is not done with it")
+    if _DENIED.search(said):
         return NotAuthorised(
             f"{repository.registry} does not let us push to {repository.name}",
-            evidence=error.evidence,
+            evidence=told,
             hint=f"docker login {repository.registry}, as a user who may push there",
         )
-    if any(word in said for word in _PASSING):
-        return Again(error.output[-1] if error.output else error.message)
+    if _PASSING.search(said):
+        return Again(told[-1])
     return error
 
 

@@ -7,19 +7,20 @@ a digest is that of what was sent. https://github.com/opencontainers/distributio
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import requests
-from docker import auth
-from docker.errors import DockerException
-from oras.auth import AuthenticationException
 from oras.provider import Registry as OrasRegistry
 
+from tasks.engine import credentials
+from tasks.engine.credentials import Authentication, Refused, parsed
 from tasks.engine.retries import Again, Deadline, retry_after
-from tasks.errors import NotAuthorised, StageFailed, Unavailable
+from tasks.errors import Failure, NotAuthorised, StageFailed, Unavailable
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -46,18 +47,13 @@ class Manifest:
     @property
     def document(self) -> dict[str, Any]:
         """The manifest, parsed. Raises StageFailed if it is no JSON object."""
-        try:
-            document = json.loads(self.content)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict):
-            raise StageFailed("the registry gave something else than a manifest")
-        return document
+        return parsed(self.content)
 
     @property
     def config_digest(self) -> str:
         """The digest of the image's configuration, which is the image's ID; empty for an index."""
-        return str(self.document.get("config", {}).get("digest", ""))
+        config = self.document.get("config")
+        return str(config.get("digest", "")) if isinstance(config, dict) else ""
 
 
 def digest(content: bytes) -> str:
@@ -66,7 +62,7 @@ def digest(content: bytes) -> str:
 
 
 class _Transport(OrasRegistry):  # type: ignore[misc]
-    """oras' requests and authentication; its own retries go, since ours have a deadline."""
+    """oras' requests; its own retries go, since ours have a deadline."""
 
     do_request = OrasRegistry.do_request.__wrapped__
 
@@ -74,20 +70,22 @@ class _Transport(OrasRegistry):  # type: ignore[misc]
 class Repository:
     """One repository of a registry.
 
-    `registry` is host or host:port, `name` the repository's path. Loopback addresses are spoken to
-    in plain HTTP, as the engine does; all others by TLS, checked against `ca_file` if one is given.
+    `registry` is host or host:port, `name` the repository's path. With `plain` it is spoken to in
+    HTTP, else by TLS, checked against `ca_file` if one is given.
     """
 
-    def __init__(self, registry: str, name: str, deadline: Deadline, ca_file: str = "") -> None:
+    def __init__(
+        self, registry: str, name: str, deadline: Deadline, *, plain: bool, ca_file: str = ""
+    ) -> None:
         self.registry = registry
         self.name = name
         self._deadline = deadline
-        self._plain = is_loopback(registry) and not ca_file
-        self._transport = _Transport(
-            registry, insecure=self._plain, tls_verify=ca_file or True, auth_backend="token"
-        )
-        self._transport.session.request = self._timed(self._transport.session.request)
-        self._log_in()
+        self._plain = plain
+        self._transport = _Transport(registry, insecure=plain, tls_verify=ca_file or True)
+        self._known = credentials.of(registry)
+        session = self._transport.session
+        session.request = self._timed(session.request)
+        self._transport.auth = Authentication(session, ca_file, self._known)
 
     @property
     def reference(self) -> str:
@@ -125,6 +123,15 @@ class Repository:
             raise StageFailed(f"the registry gave {digest(answer.content)} for {blob_digest}")
         return answer.content
 
+    def require_writable(self) -> None:
+        """Raise NotAuthorised if we may not push: the engine would ask for a minute before it does.
+
+        An upload is begun and given up.
+        """
+        began = self._ask("POST", "blobs/uploads/")
+        with suppress(Failure, Again):  # it forgets it by itself, too
+            self._once("DELETE", self._place(began))
+
     def put_blob(self, content: bytes) -> None:
         """Store a blob, unless it is there already."""
         name = digest(content)
@@ -132,8 +139,7 @@ class Repository:
             return
 
         def upload() -> None:
-            began = self._once("POST", "blobs/uploads/")
-            place = requests.compat.urljoin(self._url(""), began.headers["Location"])
+            place = self._place(self._once("POST", "blobs/uploads/"))
             mark = "&" if "?" in place else "?"
             try:
                 self._once(
@@ -150,10 +156,16 @@ class Repository:
 
         self._deadline.tried(f"upload to {self.registry}", upload)
 
+    def _place(self, began: requests.Response) -> str:
+        """Return where an upload goes that has begun."""
+        if "Location" not in began.headers:
+            raise StageFailed(f"{self.registry} does not say where to upload to")
+        return str(requests.compat.urljoin(began.url, began.headers["Location"]))
+
     def tags(self) -> list[str]:
         """Return all tags of the repository."""
         answer = self._ask("GET", "tags/list")
-        return list(answer.json().get("tags") or []) if answer.ok else []
+        return list(parsed(answer.content).get("tags") or []) if answer.ok else []
 
     # --- referrers -------------------------------------------------------------------------------
 
@@ -189,18 +201,24 @@ class Repository:
 
     def referrers(self, subject: Manifest) -> list[dict[str, Any]]:
         """Return the descriptors of the artifacts that refer to a manifest."""
-        answer = self._ask("GET", f"referrers/{subject.digest}", headers={"Accept": INDEX})
-        if answer.ok and answer.headers.get("Content-Type", "").startswith(INDEX):
-            return list(answer.json().get("manifests") or [])
-        index = self.manifest(_fallback_tag(subject))
-        return list(index.document.get("manifests") or []) if index else []
+        found: list[dict[str, Any]] = []
+        page = f"referrers/{subject.digest}"
+        while page:
+            answer = self._ask("GET", page, headers={"Accept": INDEX})
+            if not answer.headers.get("Content-Type", "").startswith(INDEX) or not answer.ok:
+                index = self.manifest(_fallback_tag(subject))
+                return _listed(index.document) if index else []
+            found += _listed(parsed(answer.content))
+            following = answer.links.get("next", {}).get("url", "")
+            page = requests.compat.urljoin(answer.url, following) if following else ""
+        return found
 
     def _add_to_fallback(
         self, subject: Manifest, artifact: Manifest, document: Mapping[str, Any]
     ) -> None:
         tag = _fallback_tag(subject)
         there = self.manifest(tag)
-        known = list(there.document.get("manifests") or []) if there else []
+        known = _listed(there.document) if there else []
         if any(one["digest"] == artifact.digest for one in known):
             return
         described = {
@@ -223,8 +241,8 @@ class Repository:
         url = path if path.startswith(("http:", "https:")) else self._url(path)
         try:
             answer = self._transport.do_request(url, method, **more)
-        except AuthenticationException as error:
-            raise self._not_authorised(str(error)) from None
+        except Refused as refusal:
+            raise self._not_authorised(str(refusal)) from None
         except requests.exceptions.SSLError as error:
             raise Unavailable(
                 f"the certificate of {self.registry} cannot be trusted",
@@ -232,9 +250,7 @@ class Repository:
                 hint="CA_FILE names the certificates of a private CA",
             ) from None
         except requests.exceptions.RequestException as error:
-            raise Again(f"{type(error).__name__}") from error
-        except ValueError as error:  # oras' word for a refusal it has no answer to
-            raise self._not_authorised(str(error)) from None
+            raise Again(type(error).__name__) from error
         return self._classified(method, answer)
 
     def _classified(self, method: str, answer: requests.Response) -> requests.Response:
@@ -255,13 +271,15 @@ class Repository:
         return answer
 
     def _not_authorised(self, why: str) -> NotAuthorised:
+        as_whom = "with the Docker configuration's credentials" if self._known else "to nobody"
         return NotAuthorised(
-            f"{self.registry} does not let us into {self.name}: {why}",
+            f"{self.registry} does not let us into {self.name}: {why} {as_whom}",
             hint=f"docker login {self.registry}, as a user who may push there",
         )
 
     def _url(self, path: str) -> str:
-        return f"{'http' if self._plain else 'https'}://{self.registry}/v2/{self.name}/{path}"
+        host = "registry-1.docker.io" if self.registry == "docker.io" else self.registry
+        return f"{'http' if self._plain else 'https'}://{host}/v2/{self.name}/{path}"
 
     def _timed(self, request: Any) -> Any:
         """Give every request, those for tokens too, a time limit within the deadline."""
@@ -269,24 +287,21 @@ class Repository:
             *args, **{"timeout": max(0.1, min(_REQUEST_TIMEOUT, self._deadline.left)), **kwargs}
         )
 
-    def _log_in(self) -> None:
-        """Take the credentials of the Docker configuration, through its helpers if it has any."""
-        try:
-            found = auth.resolve_authconfig(auth.load_config(), self.registry)
-        except DockerException as error:
-            raise NotAuthorised(
-                f"the credentials for {self.registry} cannot be read", evidence=[str(error)]
-            ) from error
-        if found and (found.get("username") or found.get("Username")):
-            user = found.get("username") or found.get("Username")
-            secret = found.get("password") or found.get("Secret")
-            self._transport.auth.set_basic_auth(user, secret)
-
 
 def is_loopback(registry: str) -> bool:
     """Return whether a registry's address is this machine's own."""
-    host = registry.rsplit(":", 1)[0]
-    return host == "localhost" or host.startswith("127.") or host == "[::1]"
+    host = registry if registry.endswith("]") else registry.rsplit(":", 1)[0]
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listed(index: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the descriptors of an image index."""
+    listed = index.get("manifests")
+    listed = listed if isinstance(listed, list) else []
+    return [one for one in listed if isinstance(one, dict) and isinstance(one.get("digest"), str)]
 
 
 def _descriptor(manifest: Manifest) -> dict[str, Any]:
