@@ -26,7 +26,7 @@ JUNIT_TYPE = "application/vnd.seatrial.junit.v1+xml"
 SHORT = 12
 _ATTACHED = frozenset({
     "sbom.cdx.json",
-    *(f"{stage}.json" for stage in receipts.STAGES),
+    *(f"{stage}.json" for stage in shelf.STAGES),
     *(f"{stage}.xml" for stage in verification.TEST_STAGES),
 })  # fmt: skip
 SHORTEST_SECRET = 8  # shorter texts occur by chance
