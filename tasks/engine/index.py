@@ -7,13 +7,14 @@ from the index itself, before and after. https://packaging.python.org/en/latest/
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
 import requests
-from packaging.utils import parse_wheel_filename
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from tasks.engine.process import CommandFailed, Processes
 from tasks.engine.retries import Again, Deadline, retry_after
@@ -53,13 +54,18 @@ class Index:
         Raises StageFailed if it gives no SHA-256 for one.
         """
         projects = sorted({str(parse_wheel_filename(name)[0]) for name in wheels})
-        found: dict[str, str] = {}
+        listed: dict[str, str] = {}
         for project in projects:
-            found |= self._page(project)
-        unknown = sorted(name for name in wheels if found.get(name) == "")
+            listed |= {
+                normalized(name): sha256
+                for name, sha256 in self._page(project).items()
+                if name.endswith(".whl")
+            }
+        found = {name: listed[there] for name in wheels if (there := normalized(name)) in listed}
+        unknown = sorted(name for name, sha256 in found.items() if not sha256)
         if unknown:
             raise StageFailed(f"{self.simple_url} gives no sha256 for {', '.join(unknown)}")
-        return {name: found[name] for name in wheels if name in found}
+        return found
 
     def publish(self, folder: Path, wheels: Mapping[str, str]) -> list[str]:
         """Make sure that the index has these wheels; return the names of those uploaded.
@@ -68,8 +74,9 @@ class Index:
         hashes if a name is there with other content (nothing is sent then), or with what is there
         and what is missing if not all of them arrived.
         """
-        self._require_same(wheels, self.hashes(list(wheels)))
-        missing = sorted(wheels.keys() - self.hashes(list(wheels)).keys())
+        found = self.hashes(list(wheels))
+        self._require_same(wheels, found)
+        missing = sorted(wheels.keys() - found.keys())
         if not missing:
             return []
         try:
@@ -126,15 +133,18 @@ class Index:
             "UV_NO_PROGRESS": "1",
             **({"SSL_CERT_FILE": self._ca_file} if self._ca_file else {}),
         }
-        try:
-            self._processes.run(
-                upload(self.url, missing),
-                environment=environment,
-                folder=folder,
-                timeout=self._deadline.left,
-            )
-        except CommandFailed as error:
-            raise self._classified(error) from error
+        with tempfile.TemporaryDirectory(prefix="seatrial-") as place:
+            for name in missing:
+                Path(place, normalized(name)).symlink_to((folder / name).resolve())
+            try:
+                self._processes.run(
+                    upload(self.url, sorted(map(normalized, missing))),
+                    environment=environment,
+                    folder=Path(place),
+                    timeout=self._deadline.left,
+                )
+            except CommandFailed as error:
+                raise self._classified(error) from error
 
     def _classified(self, error: CommandFailed) -> Exception:
         """Return what an upload that failed with `error` should raise."""
@@ -201,6 +211,20 @@ class Index:
         links = _Links()
         links.feed(answer.text)
         return links.files
+
+
+def normalized(wheel: str) -> str:
+    """Return a wheel's name as an index has it: uv silently uploads no other.
+
+    https://packaging.python.org/en/latest/specifications/binary-distribution-format/
+    """
+    try:
+        project, version, build, _ = parse_wheel_filename(wheel)
+    except InvalidWheelFilename:
+        return wheel
+    tags = wheel.removesuffix(".whl").split("-")[-3:]
+    number = [f"{build[0]}{build[1]}"] if build else []
+    return "-".join([project.replace("-", "_"), str(version), *number, *tags]) + ".whl"
 
 
 def upload(url: str, files: Sequence[str]) -> list[str]:

@@ -508,7 +508,7 @@ def _classified(error: CommandFailed, repository: Repository) -> Exception:
     told = [line for line in error.output if not _LAYER.match(line)][-5:]
     said = " ".join(told).lower()
     if error.late:
-        return Again("the engine is not done with it")
+        return Again(f"the engine did not get done with it: {' '.join(error.output[-1:])}")
     if _DENIED.search(said):
         return NotAuthorised(
             f"{repository.registry} does not let us push to {repository.name}",

@@ -48,16 +48,16 @@ class Deadline:
         """Return what `operation` returns.
 
         It is tried again, with backoff and jitter, while it raises Again and time is left. Raises
-        Unavailable at the deadline, or at once if the counterpart asks for more time than is left;
-        `what` names the operation there.
+        Unavailable when there will be no time for another try, which is at once if the counterpart
+        asks for more than is left; `what` names the operation there.
         """
         backoff = wait_random_exponential(FIRST_WAIT, LONGEST_WAIT)
 
         def pause(state: RetryCallState) -> float:
-            return max(_asked_for(state), min(backoff(state), self.left))
+            return max(_asked_for(state), backoff(state))
 
         def hopeless(state: RetryCallState) -> bool:
-            return self.left <= 0 or _asked_for(state) > self.left
+            return state.upcoming_sleep >= self.left
 
         policy = Retrying(
             retry=retry_if_exception_type(Again),
