@@ -24,8 +24,8 @@ Making and testing a release:
 Proving and publishing it:
 - `receipts`: what a receipt says, and who signed it; `witness` writes them, `shelf` keeps them
 - `verification`: the policy that receipts must meet
-- `publishing`: image, wheels and evidence (with the `sbom`) on their way, by `registry` and
-  `index`, with one deadline for all `retries`
+- `publishing`: image, wheels and evidence (with the `sbom`) on their way, by `registry` (which
+  asks for `credentials`) and `index`, with one deadline for all `retries`
 
 The doors:
 - `compose`: the argv of each command; `process`: the one door that runs them; `versions`: whether

@@ -106,7 +106,7 @@ _Repository = Annotated[
     Field(
         pattern=r"^$|^[a-z0-9]+(?:(?:\.|_|__|-+|/)[a-z0-9]+)*$",
         max_length=200,
-        description="a repository's path, such as team/todo",
+        description="a repository's path, such as team/app",
     ),
 ]
 _Url = Annotated[
