@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import importlib.util
 import inspect
 import json
@@ -70,16 +71,23 @@ def invoke(*arguments: str, folder: Path, **variables: str) -> Result:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """Return a fresh checkout: what is needed of this one, and nothing that was produced in it."""
-    root = tmp_path / "a fresh checkout"
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return what is needed of this checkout, compiled, and nothing that was produced in it."""
+    root = tmp_path_factory.mktemp("original")
     ignore = shutil.ignore_patterns("__pycache__", "*.secrets.env")
     for name in ("tasks", "env", "compose", "app"):
         shutil.copytree(HERE / name, root / name, ignore=ignore)
     for name in ("tasks.py", "invoke.yaml", "bootstrap", "requirements.lock"):
-        shutil.copy(HERE / name, root)
+        shutil.copy2(HERE / name, root)
+    compileall.compile_dir(root / "tasks", quiet=1)
     return root
+
+
+@pytest.fixture
+def checkout(original: Path, tmp_path: Path) -> Path:
+    """Return a fresh checkout."""
+    return Path(shutil.copytree(original, tmp_path / "a fresh checkout"))
 
 
 @cache
@@ -105,9 +113,8 @@ def test_the_listing_holds_these_names_and_defaults() -> None:
     assert folders["publish"]["default"]
 
 
-@pytest.mark.parametrize("folder", ["tasks/engine", "app", "compose/app"])
-def test_the_listing_is_the_same_from_below(folder: str) -> None:
-    assert listed(HERE / folder) == listed(HERE)
+def test_the_listing_is_the_same_from_below() -> None:
+    assert listed(HERE / "compose" / "app") == listed(HERE)
 
 
 def test_everything_has_one_line_that_says_what_it_does() -> None:
@@ -151,9 +158,8 @@ def loaded(*arguments: str) -> set[str]:
     return set(done.stderr.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("arguments", [("--list",), ("--list", "-F", "json"), ("--help", "clean")])
-def test_a_listing_loads_nothing_that_it_does_not_need(arguments: tuple[str, ...]) -> None:
-    modules = loaded(*arguments)
+def test_a_listing_loads_nothing_that_it_does_not_need() -> None:
+    modules = loaded("--list")
     assert "tasks" in modules
     assert modules & HEAVY == set()
 
@@ -394,7 +400,7 @@ def test_a_command_line_that_makes_no_sense_ends_with_2(arguments: tuple[str, ..
 @pytest.mark.parametrize("how", ["reader has gone", "closed"])
 @pytest.mark.parametrize(
     "arguments",
-    [("--list",), ("--list", "-F", "json"), ("--dry", "release.settings")],
+    [("--list",), ("--dry", "release.settings")],
     ids=" ".join,
 )
 def test_nobody_reads_standard_output(arguments: tuple[str, ...], how: str) -> None:
