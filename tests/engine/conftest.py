@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import hypothesis
 import pytest
 
 from tasks.engine.api import Engine, Image
@@ -22,6 +23,10 @@ from tasks.engine.tools import Tools
 from tasks.settings import load
 
 HERE = Path(__file__).parents[2]
+
+# A machine that is busy with something else is no failure.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture
