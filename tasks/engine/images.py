@@ -86,6 +86,8 @@ class Images:
         if "wheelhouse" in roles and not tools.dry:
             shutil.rmtree(wheelhouse.export_folder(tools.checkout), ignore_errors=True)
         targets = [target for role in roles for target in self._targets(role)]
+        if not targets:  # none named would be all of them
+            return
         found = tools.settings.base_image if tools.dry else base.find(tools) or base.make(tools)
         try:
             tools.processes.run(
@@ -221,6 +223,8 @@ def read_config(tools: Tools, project: str, file: str, environment: dict[str, st
     except CommandFailed as error:
         unset = _UNSET.search(" ".join(error.output))
         if unset is None:
+            if not tools.dry:
+                versions.require(tools)  # without its plugin the client refuses all there is
             message = f"Compose does not take compose/{file}"
             raise Misconfigured(message, evidence=error.evidence) from error
         name = tools.settings.name

@@ -358,6 +358,35 @@ def test_what_could_not_be_removed_is_named(workshop: Workshop) -> None:
     assert "invoke clean" in caught.value.hint
 
 
+def test_logs_are_told_by_service(workshop: Workshop) -> None:
+    workshop.engine.put(
+        ContainerDouble("web", lines=("b",)), ContainerDouble("db", lines=("a", "c"))
+    )
+    assert of_release(workshop).logs() == ["db | a", "db | c", "web | b"]
+
+
+def test_its_configuration_is_the_same_for_every_run_and_checkout(workshop: Workshop) -> None:
+    environment = of_release(workshop)
+    workshop.console.mask = masker(["tr0ub4dor"])
+    told = {
+        "run": environment._environment["RUN"],
+        "owner": environment._environment["OWNER"],
+        "network": f"{environment.project}_default",
+        "image": "seatrial-0123456789-local/web",
+        "label": "0123456789",
+        "password": "tr0ub4dor",
+    }
+    answer_with(workshop, {**RELEASE, "told": told})
+    assert json.loads(environment.configuration)["told"] == {
+        "run": "RUN",
+        "owner": "OWNER",
+        "network": "PROJECT_default",
+        "image": "IMAGE_PREFIX/web",
+        "label": "CHECKOUT",
+        "password": MASK,
+    }
+
+
 def test_a_compose_file_without_roles(workshop: Workshop) -> None:
     environment = of_tests(workshop)
     answer_with(workshop, {"services": {}})

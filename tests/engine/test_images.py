@@ -158,7 +158,8 @@ def test_a_variable_without_a_value_is_named_and_where_to_set_it(workshop: Works
 
 
 def test_a_file_that_compose_does_not_take(workshop: Workshop) -> None:
-    workshop.programs.put("docker", "echo 'services.db Additional property x' >&2; exit 15")
+    refusal = "[ $1 != compose ] || { echo 'services.db Additional property x' >&2; exit 15; }\n"
+    workshop.programs.put("docker", refusal + DOCKER)
     with pytest.raises(Misconfigured) as caught:
         read_config(workshop.tools(), "p", "release.yaml", {})
     assert caught.value.message == "Compose does not take compose/release.yaml"
@@ -211,6 +212,40 @@ def test_what_a_run_needs_is_built_with_the_first_that_is_asked_for(workshop: Wo
     images.build("acceptance")
     # the release image is built from the wheels, which have to be there first
     assert bakes(workshop) == ["services tests acceptance"]
+
+
+def test_a_role_that_no_image_plays_builds_nothing(workshop: Workshop) -> None:
+    # a bake that names no targets would build them all
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    roles = json.loads(CONFIGURATION)
+    roles["x-seatrial"]["services"] = []
+    workshop.programs.put("docker", DOCKER.replace(CONFIGURATION, json.dumps(roles)))
+    Images(workshop.tools(), SOURCE).build("services")
+    assert bakes(workshop) == []
+
+
+def test_tools_that_are_too_old_are_told_before_any_work(workshop: Workshop) -> None:
+    old = DOCKER.replace("engine 26.1.5", "engine 20.10.24")
+    workshop.programs.put("docker", old)
+    with pytest.raises(Unavailable, match="do not suffice") as caught:
+        Images(workshop.tools(), SOURCE).build("services")
+    assert caught.value.exit_code == 69
+    (found,) = caught.value.evidence
+    assert found.startswith("engine: 20.10.24 found, ")
+    assert bakes(workshop) == []
+
+
+def test_compose_that_is_missing_is_told_as_such(workshop: Workshop) -> None:
+    # A docker without its plugin takes compose's options for its own.
+    workshop.programs.put(
+        "docker",
+        "[ $1 != compose ] || { echo 'unknown flag: --env-file' >&2; exit 125; }\n"
+        + DOCKER.replace("compose v2.26.1\n", ""),
+    )
+    with pytest.raises(Unavailable, match="do not suffice") as caught:
+        read_config(workshop.tools(), "p", "release.yaml", {})
+    assert caught.value.exit_code == 69
+    assert [line.split(",")[0] for line in caught.value.evidence] == ["compose: none found"]
 
 
 def test_if_one_of_them_fails_its_own_stage_does(workshop: Workshop) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.engine.reports import NAMES_SHOWN, Counts, Finished, judge, merge
+from tasks.engine.reports import NAMES_SHOWN, Counts, Finished, counts_of, judge, merge
 from tasks.errors import StageFailed
 
 PASSED = '<testcase classname="specs" name="good"/>'
@@ -75,6 +75,13 @@ def test_the_merged_report_holds_every_case() -> None:
 def test_cases_are_counted_and_the_files_own_sums_are_not_believed() -> None:
     file = f'<testsuite tests="9" failures="9" errors="9" skipped="9">{PASSED}</testsuite>'
     assert str(verdict(finished(file.encode()))) == "1 passed"
+
+
+def test_the_counts_of_a_file() -> None:
+    assert str(counts_of("unit", junit(PASSED, SKIPPED))) == "1 passed, 1 skipped"
+    assert counts_of("unit", junit(PASSED, FAILED)).names == ("specs::good",)
+    with pytest.raises(StageFailed, match="the JUnit file of unit cannot be read"):
+        counts_of("unit", b"<")
 
 
 # --- failed --------------------------------------------------------------------------------------

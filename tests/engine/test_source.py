@@ -10,7 +10,7 @@ import pytest
 
 from tasks.engine.console import Console
 from tasks.engine.process import CommandFailed, Processes
-from tasks.engine.source import UNVERSIONED, Source, inspect
+from tasks.engine.source import UNVERSIONED, Source, inspect, names
 from tasks.errors import Unavailable
 
 WHEN = 1_750_000_000
@@ -50,6 +50,9 @@ class Repository:
 
     def inspect(self) -> Source:
         return inspect(self.root, Processes(Console(), self.environment, self.root))
+
+    def names(self) -> tuple[list[str], str]:
+        return names(self.root, Processes(Console(), self.environment, self.root))
 
 
 @pytest.fixture
@@ -189,6 +192,29 @@ def test_a_machine_without_git(tmp_path: Path, console: Console) -> None:
     (tmp_path / ".git").mkdir()
     with pytest.raises(Unavailable, match="git is not installed"):
         inspect(tmp_path, Processes(console, {"PATH": str(tmp_path)}, tmp_path))
+
+
+# --- tags and branch -----------------------------------------------------------------------------
+
+
+def test_names_of_the_commit(repository: Repository) -> None:
+    repository.commit()
+    repository.git("tag", "v0.9")
+    repository.commit("another")
+    repository.git("tag", "v1.0")
+    repository.git("tag", "latest")
+    repository.git("checkout", "--quiet", "-b", "release/1")
+    assert repository.names() == (["latest", "v1.0"], "release/1")
+
+
+def test_a_commit_without_names(repository: Repository) -> None:
+    repository.commit()
+    repository.git("checkout", "--quiet", "--detach")
+    assert repository.names() == ([], "")
+
+
+def test_outside_of_git_there_are_no_names(tmp_path: Path, processes: Processes) -> None:
+    assert names(tmp_path, processes) == ([], "")
 
 
 # --- the address ---------------------------------------------------------------------------------
