@@ -310,8 +310,9 @@ class Run:
                     self.console.failure(what)
             if problem is not None and error is None:
                 raise problem
-        if self.forgotten and error is None:
-            shutil.rmtree(self.tools.checkout.target)
+            # Still under the lock: whoever waits for it begins to write there at once.
+            if self.forgotten and error is None:
+                shutil.rmtree(self.tools.checkout.target)
 
     def give_up(self) -> None:
         """End what stages wait for, commands and containers: this run is lost."""
@@ -358,7 +359,7 @@ class Run:
         problems: list[str] = []
         for environment in self._environments.values():
             keep = self.settings.keep == "always" or (failed and self.settings.keep == "failure")
-            if failed:
+            if failed and self._changes:
                 self._save_logs(environment)
             keep |= environment.own and (not failed or environment.in_use)
             try:

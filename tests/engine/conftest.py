@@ -96,6 +96,10 @@ class ContainerDouble:
     killed: threading.Event = field(default_factory=threading.Event)
     removed: bool = False
 
+    @property
+    def name(self) -> str:
+        return f"seatrial-{self.service}-1"
+
     def remove(self, *, force: bool, v: bool) -> None:
         self.removed = force and v
 
