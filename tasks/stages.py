@@ -345,6 +345,10 @@ def _disk_failures() -> Iterator[None]:
     except OSError as error:
         if error.errno in _DISK:
             raise DiskFailure(f"cannot write: {error}", hint="make room and try again") from error
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            # A target/ that root made, for instance.
+            hint = f"let user {os.getuid()} read and write there, and try again"
+            raise DiskFailure(f"not allowed: {error}", hint=hint) from error
         raise
 
 

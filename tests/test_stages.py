@@ -423,6 +423,15 @@ def test_a_disk_that_fails_is_told(number: int) -> None:
     assert "target/x" in caught.value.message
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_place_that_is_somebody_elses_is_told(number: int) -> None:
+    with pytest.raises(DiskFailure, match="not allowed") as caught, _disk_failures():
+        raise OSError(number, os.strerror(number), "target/lock")
+    assert caught.value.exit_code == 74
+    assert "target/lock" in caught.value.message
+    assert "read and write" in caught.value.hint
+
+
 def test_other_errors_are_not_the_disks() -> None:
     with pytest.raises(FileNotFoundError), _disk_failures():
         raise FileNotFoundError(errno.ENOENT, "no such file")
