@@ -353,14 +353,8 @@ def test_an_environment_that_is_not_there(checkout: Path) -> None:
     assert not (checkout / "target").exists()
 
 
-def test_an_environment_that_is_there(checkout: Path) -> None:
-    result = invoke("--dry", "release.settings", folder=checkout, INVOKE_ENV="ci")
-    assert result.code == 0
-    assert re.search(r"^LOCK_TIMEOUT=600  # env/ci\.env:\d+$", result.out, re.MULTILINE)
-
-
 def test_settings_are_shown_with_their_sources_and_secrets_masked(checkout: Path) -> None:
-    given = {"JOBS": "7", "APP_DB_PASSWORD": "tr0ub4dor", "APP_X": "y"}
+    given = {"INVOKE_ENV": "ci", "JOBS": "7", "APP_DB_PASSWORD": "tr0ub4dor", "APP_X": "y"}
     result = invoke("release.settings", folder=checkout, **given)
     assert result.code == 0
     assert "tr0ub4dor" not in result.out + result.err
@@ -373,14 +367,7 @@ def test_settings_are_shown_with_their_sources_and_secrets_masked(checkout: Path
         "KEEP=never  # default",
     ):
         assert line in lines
-    assert re.search(r"^APP_HTTPS=off  # env/local\.env:\d+$", result.out, re.MULTILINE)
-
-
-def test_a_setting_that_is_wrong_is_told_and_not_shown(checkout: Path) -> None:
-    result = invoke("release.settings", folder=checkout, JOBS="tr0ub4dor")
-    assert result.code == 78
-    assert "process environment: JOBS: must be a number of stages from 1 to 64" in result.err
-    assert "tr0ub4dor" not in result.out + result.err
+    assert re.search(r"^LOCK_TIMEOUT=600  # env/ci\.env:\d+$", result.out, re.MULTILINE)
 
 
 # --- usage ---------------------------------------------------------------------------------------
