@@ -143,6 +143,14 @@ class Engine:
                 if error.status_code not in {404, 409}:
                     raise
 
+    def discard(self, container: Container) -> None:
+        """Remove a container and its anonymous volumes; one that has gone already is fine."""
+        with _translated():
+            try:
+                container.remove(force=True, v=True)
+            except NotFound:
+                return
+
     def restart(self, container: Container) -> None:
         """Stop a container without giving it time, and start it again."""
         with _translated():

@@ -298,7 +298,7 @@ class Environment(Generic[Roles]):
             there = self._tools.engine.containers(self.labels)
             for service in services:
                 if service in there:
-                    there[service].remove(force=True, v=True)
+                    self._tools.engine.discard(there[service])
 
     def _tested(self, one: Tests) -> reports.Finished:
         self._fresh(one.service)

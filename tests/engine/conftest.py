@@ -100,9 +100,6 @@ class ContainerDouble:
     def name(self) -> str:
         return f"seatrial-{self.service}-1"
 
-    def remove(self, *, force: bool, v: bool) -> None:
-        self.removed = force and v
-
 
 @dataclass
 class EngineDouble:
@@ -165,6 +162,9 @@ class EngineDouble:
 
     def kill(self, container: ContainerDouble) -> None:
         container.killed.set()
+
+    def discard(self, container: ContainerDouble) -> None:
+        container.removed = True
 
     def restart(self, container: ContainerDouble) -> None:
         self.restarted.append(container.service)
