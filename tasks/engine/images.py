@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from tasks.engine import base, buildsecrets, compose, versions, wheelhouse
 from tasks.engine.process import EVIDENCE_LINES, CommandFailed
@@ -200,15 +202,22 @@ class Images:
             "IMAGE_PREFIX": tools.image_prefix,
             "BASE_SOURCE": base_source,
             "CHANGED": str(self._source.changed),
-            "EXPORT_FOLDER": str(wheelhouse.export_folder(tools.checkout)),
-            "WHEELS_FOLDER": str(wheelhouse.layout_folder(tools.checkout)),
+            "EXPORT_FOLDER": self._seen(wheelhouse.export_folder(tools.checkout)),
+            "WHEELS_FOLDER": self._seen(wheelhouse.layout_folder(tools.checkout)),
             "VERSION": version,
             "REVISION": self._source.revision,
             "SOURCE": self._source.address,
             "CREATED": self._source.created,
-            "PIP_CONF": str(secrets.pip_conf),
-            "CA_FILE": str(secrets.ca_file),
+            "PIP_CONF": self._seen(secrets.pip_conf),
+            "CA_FILE": self._seen(secrets.ca_file),
         }
+
+    def _seen(self, path: Path) -> str:
+        """Return a path as seen from the compose folder, in which builds run.
+
+        Parts of an absolute one would not survive: bake writes paths into lists with commas.
+        """
+        return os.path.relpath(path, self._tools.compose_folder)
 
 
 def read_config(tools: Tools, project: str, file: str, environment: dict[str, str]) -> str:

@@ -269,7 +269,6 @@ def test_a_build_sees_what_the_file_needs(
     Images(workshop.tools(APP_NAME="todo"), SOURCE).build("release")
     lines = (workshop.checkout.root / "seen").read_text().splitlines()
     seen = dict(line.split("=", 1) for line in lines if "=" in line)
-    target = workshop.checkout.target
     expected = {
         "APP_NAME": "todo",
         "PROJECT": "seatrial",
@@ -281,10 +280,10 @@ def test_a_build_sees_what_the_file_needs(
         "SOURCE": "https://example.org/todo.git",
         "CREATED": "2025-06-15T15:06:40Z",
         "CHANGED": "1750000000",
-        "EXPORT_FOLDER": f"{target}/build/export",
-        "WHEELS_FOLDER": f"{target}/build/wheels",
-        "PIP_CONF": f"{target}/build/pip.conf",
-        "CA_FILE": f"{target}/build/ca.pem",
+        "EXPORT_FOLDER": "../target/build/export",
+        "WHEELS_FOLDER": "../target/build/wheels",
+        "PIP_CONF": "../target/build/pip.conf",
+        "CA_FILE": "../target/build/ca.pem",
     }
     assert {name: seen.get(name) for name in expected} == expected
 
