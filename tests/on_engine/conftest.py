@@ -361,13 +361,18 @@ def client() -> Iterator[docker.DockerClient]:
     client.close()
 
 
+@pytest.fixture(scope="session")
+def engine_address() -> str:
+    """Return where the engine is, as DOCKER_HOST says it."""
+    return Engine(os.environ)._host or "unix:///var/run/docker.sock"
+
+
 @pytest.fixture
-def proxy() -> Iterator[Proxy]:
+def proxy(engine_address: str) -> Iterator[Proxy]:
     """Return a proxy to the engine, if that has a socket here."""
-    address = Engine(os.environ)._host or "unix:///var/run/docker.sock"
-    if not address.startswith("unix://"):
-        pytest.skip(f"the engine is at {address} already")
-    proxy = Proxy(address.removeprefix("unix://"))
+    if not engine_address.startswith("unix://"):
+        pytest.skip(f"the engine is at {engine_address} already")
+    proxy = Proxy(engine_address.removeprefix("unix://"))
     yield proxy
     proxy.cut()
 
@@ -417,10 +422,13 @@ def new_checkout(
         return checkout
 
     yield make
+    left = []
     for checkout in made:
+        checkout.give_up()
         checkout.git("reset", "--quiet", "--hard", "as-it-is")
-        checkout.passes("clean")
-        assert checkout.on_engine(images=True) == []
+        left += [checkout.invoke("clean").err] if checkout.on_engine(images=True) else []
+        left += checkout.on_engine(images=True)
+    assert [text for text in left if "clean | passed" not in text] == []
 
 
 @pytest.fixture(scope="session")

@@ -143,7 +143,7 @@ def test_kept_after_a_failure(changed: CheckoutUnderTest, client: docker.DockerC
 def test_two_checkouts_at_once_one_in_an_odd_place(
     unchanged: CheckoutUnderTest, new_checkout: NewCheckout
 ) -> None:
-    odd = new_checkout("-mein Prüf stand")
+    odd = new_checkout("""-mein Prüf, stand "1" $a #b=c""")
     for path in odd.root.rglob("*"):  # as with a umask of 077
         if ".git" not in path.parts:
             path.chmod(path.stat().st_mode & 0o700)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.engine
 
+IDLE = "[sh, -c, 'echo still asleep; sleep 3600']"
 HANGING = "import time\n\n\ndef test_hanging():\n    time.sleep(3600)\n"
 
 
@@ -42,6 +43,7 @@ def test_failing_spec(changed: CheckoutUnderTest) -> None:
         1, "acceptance.run", says=("1 failed", "test_broken::test_broken", "assert 'up' == 'down'")
     )
     assert 'failures="1"' in (changed.root / "target/reports/acceptance.xml").read_text()
+    assert not (changed.root / "target/receipts/acceptance.json").exists()
     logs = changed.log("-local-acceptance.log")
     assert all(f"{service} | " in logs for service in ("db", "app", "nginx", "test"))
 
@@ -112,7 +114,7 @@ def test_application_of_another_revision(changed: CheckoutUnderTest) -> None:
 
 
 def test_database_that_never_gets_ready(changed: CheckoutUnderTest) -> None:
-    changed.change("compose/release.yaml", "  db:\n", '  db:\n    command: [sleep, "3600"]\n')
+    changed.change("compose/release.yaml", "  db:\n", f"  db:\n    command: {IDLE}\n")
     changed.fails(
         1,
         "release.db",
@@ -123,6 +125,7 @@ def test_database_that_never_gets_ready(changed: CheckoutUnderTest) -> None:
             "Connection refused",
             "db running",
             "last log lines of db",
+            "still asleep",
         ),
     )
 

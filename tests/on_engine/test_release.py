@@ -71,7 +71,9 @@ def local(from_nothing: CheckoutUnderTest) -> Accepted:
 
 
 @pytest.fixture(scope="module")
-def ci(new_checkout: NewCheckout, tmp_path_factory: pytest.TempPathFactory) -> Accepted:
+def ci(
+    new_checkout: NewCheckout, tmp_path_factory: pytest.TempPathFactory, engine_address: str
+) -> Accepted:
     """Accept a release in the environment `ci`, with odd secrets, built by another builder."""
     checkout, marker = new_checkout("ci"), f"marker-{uuid.uuid4().hex}"
     # So that what builds is not answered from BuildKit's cache, but does its work once more.
@@ -92,6 +94,7 @@ def ci(new_checkout: NewCheckout, tmp_path_factory: pytest.TempPathFactory) -> A
     result = checkout.passes(
         "release.acceptance",
         INVOKE_ENV="ci",
+        DOCKER_HOST=engine_address,
         PIP_CONFIG_FILE=str(folder / "pip.conf"),
         COMPOSE_FILE="/nonexistent",
         COMPOSE_PROJECT_NAME="another",
