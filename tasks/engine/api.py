@@ -273,7 +273,9 @@ class Engine:
 
     def _image_removed(self, image: Any) -> str:
         problems = []
-        for name in image.tags or [image.id]:
+        # One that was pulled by its digest is kept by that name.
+        names = [*image.tags, *(image.attrs.get("RepoDigests") or [])]
+        for name in names or [image.id]:
             try:
                 self._client.images.remove(name)
             except ImageNotFound:

@@ -24,6 +24,18 @@ import pytest
 from tasks.engine.api import Engine
 from tasks.engine.checkout import identify
 from tasks.settings import KEYS
+from tests.on_engine.publishing import (  # noqa: F401  (fixtures of the tests of publishing)
+    _proxies,
+    _servers,
+    harbour,
+    new_repository,
+    port,
+    release,
+    released,
+    shared_acceptance,
+    shared_release,
+    signing_key,
+)
 
 if TYPE_CHECKING:
     import docker

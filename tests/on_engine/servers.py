@@ -12,17 +12,18 @@ import tarfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import docker
 import requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from docker.models.containers import Container
 
-from tests.on_engine.conftest import CheckoutUnderTest
+if TYPE_CHECKING:
+    from docker.models.containers import Container
+
+    from tests.on_engine.conftest import CheckoutUnderTest
 
 USER = "captain"
 PASSWORD = "full-ahead-0c7e41"  # noqa: S105
@@ -186,6 +187,7 @@ class Server:
                 return
 
     def kill(self) -> None:
+        """Kill it; it may be started again, with all that it holds."""
         self.container.kill()
 
     def put(self, folder: str, files: Mapping[str, bytes]) -> None:
@@ -316,14 +318,11 @@ class Harbour:
         command: Sequence[str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Container:
-        client = docker.from_env()
-        labels = self.checkout.labels
-        prefix = f"{labels['seatrial.project']}-{labels['seatrial.checkout']}-local"
-        return client.containers.create(
-            f"{prefix}/{image}",
+        return self.checkout.client.containers.create(
+            self.checkout.image(image),
             list(command) if command else None,
             environment=dict(environment or {}),
-            labels=labels,
+            labels=self.checkout.labels,
             ports=cast("Any", {f"{port}/tcp": ("127.0.0.1", None)}),  # any free one
         )
 

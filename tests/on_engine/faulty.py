@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Event
 from typing import Any, Self
 
 CHUNK = 64 * 1024
@@ -56,7 +57,7 @@ class Request:
     status: int
 
 
-class Proxy:
+class FaultyProxy:
     """An HTTP proxy on a port of its own, for as long as its block lasts.
 
     `upstream` returns the address of the server, asked for each request: a server that was
@@ -68,7 +69,7 @@ class Proxy:
         self.upstream = upstream
         self.faults: list[Fault] = []
         self.requests: list[Request] = []
-        self.closing = threading.Event()
+        self.closing = Event()
         self._lock = threading.Lock()
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -92,6 +93,13 @@ class Proxy:
         with self._lock:
             self.faults.clear()
             self.requests.clear()
+
+    def release_stalled(self) -> None:
+        """Break the connections that are stalled; no request is stalled any more."""
+        with self._lock:
+            self.faults = [fault for fault in self.faults if not fault.stall]
+            self.closing.set()
+            self.closing = Event()
 
     def seen(self, method: str = ".*", path: str = "", status: int | None = None) -> int:
         """Return how many requests of a method and path there were."""
@@ -120,7 +128,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: FaultyProxy) -> None:
         self.proxy = proxy
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -141,11 +149,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         proxy = self.server.proxy
+        stalled = proxy.closing
         fault = proxy.fault(self.command, self.path)
         try:
             if fault:
                 fault.before()
-            status = self._answered(fault, proxy)
+            status = self._answered(fault, proxy, stalled)
         except (_Broken, OSError, HTTPException):
             proxy.note(self.command, self.path, 0)
             self._break()
@@ -154,9 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
 
-    def _answered(self, fault: Fault | None, proxy: Proxy) -> int:
+    def _answered(self, fault: Fault | None, proxy: FaultyProxy, stalled: Event) -> int:
         if fault and fault.stall:
-            proxy.closing.wait()
+            stalled.wait()
             raise _Broken
         if fault and fault.status:
             for _ in self._body():
