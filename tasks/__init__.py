@@ -31,6 +31,7 @@ The doors:
 - `compose`: the argv of each command; `process`: the one door that runs them; `versions`: whether
   they suffice
 - `api`: the one object that talks to the engine's API
+- `waits`: when a run waited for the two, and was not at work itself
 - `tools`: all of these, handed from room to room as one thing
 
 Data flows one way: settings -> engine -> namespaces.

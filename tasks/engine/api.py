@@ -22,6 +22,7 @@ from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from urllib3.exceptions import HTTPError
 
 from tasks.engine.readiness import Answer, State
+from tasks.engine.waits import Waits
 from tasks.errors import Failure, Misconfigured, StageFailed, Unavailable
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Engine:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
+        self.waits = Waits("engine")
 
     # --- containers ------------------------------------------------------------------------------
 
@@ -60,7 +62,7 @@ class Engine:
 
     def containers_by_id(self, labels: Mapping[str, str]) -> list[Container]:
         """Return all containers with these labels, also those that share a service's name."""
-        with _translated():
+        with self._asked():
             # In one question: without "sparse", docker-py asks again for each of them.
             found = self._client.containers.list(
                 all=True, sparse=True, filters={"label": _filters(labels)}
@@ -73,7 +75,7 @@ class Engine:
 
     def state(self, service: str, container: Container) -> State:
         """Return the present state of a container."""
-        with _translated():
+        with self._asked():
             try:
                 answer = self._client.api.inspect_container(str(container.id))
             except NotFound:
@@ -92,7 +94,7 @@ class Engine:
 
         Raises Misconfigured if the container has no such command.
         """
-        with _translated():
+        with self._asked():
             try:
                 run = self._client.api.exec_create(container.id, list(command))
                 output = self._client.api.exec_start(run["Id"]).decode(errors="replace")
@@ -111,13 +113,13 @@ class Engine:
 
     def last_lines(self, container: Container, count: int) -> list[str]:
         """Return the last `count` lines that a container wrote."""
-        with _translated():
+        with self._asked():
             text: bytes = container.logs(tail=count)
         return text.decode(errors="replace").splitlines()
 
     def follow(self, container: Container, *, only_new: bool = False) -> Iterator[str]:
         """Yield the lines that a container writes, until it ends."""
-        with _translated():
+        with self._asked():
             rest = ""
             stream = container.logs(stream=True, follow=True, tail=0 if only_new else "all")
             for chunk in stream:
@@ -131,12 +133,12 @@ class Engine:
 
         Raises Unavailable if the engine does not tell within `timeout` seconds.
         """
-        with _translated():
+        with self._asked():
             return int(container.wait(timeout=timeout)["StatusCode"])
 
     def kill(self, container: Container) -> None:
         """Kill a container; one that has ended already is fine."""
-        with _translated():
+        with self._asked():
             try:
                 container.kill()
             except APIError as error:
@@ -153,12 +155,12 @@ class Engine:
 
     def restart(self, container: Container) -> None:
         """Stop a container without giving it time, and start it again."""
-        with _translated():
+        with self._asked():
             container.restart(timeout=0)
 
     def file(self, container: Container, path: str) -> bytes | None:
         """Return the bytes of a file in a container, running or not; None if there is none."""
-        with _translated():
+        with self._asked():
             try:
                 chunks, _ = container.get_archive(path)
             except NotFound:
@@ -172,7 +174,7 @@ class Engine:
 
         Raises StageFailed if it is not published.
         """
-        with _translated():
+        with self._asked():
             container.reload()
         published = (container.ports or {}).get(f"{port}/tcp")
         if not published:
@@ -186,7 +188,7 @@ class Engine:
 
     def image(self, reference: str) -> Image | None:
         """Return the image of this name, tag or ID; None if the engine has none."""
-        with _translated():
+        with self._asked():
             try:
                 found = self._client.images.get(reference)
             except ImageNotFound:
@@ -202,27 +204,27 @@ class Engine:
     def tag(self, image_id: str, name: str) -> None:
         """Give an image another name, `repository:tag`."""
         repository, _, tag = name.rpartition(":")
-        with _translated():
+        with self._asked():
             self._client.images.get(image_id).tag(repository, tag)
 
     def untag(self, name: str) -> None:
         """Take a name from an image that has others."""
-        with _translated(), suppress(ImageNotFound):
+        with self._asked(), suppress(ImageNotFound):
             self._client.images.remove(name, noprune=True)
 
     def history(self, image_id: str) -> list[str]:
         """Return the commands that made the layers of an image."""
-        with _translated():
+        with self._asked():
             return [layer["CreatedBy"] for layer in self._client.api.history(image_id)]  # type: ignore[no-untyped-call]
 
     def archive(self, image_id: str) -> Iterator[bytes]:
         """Yield an image, all its layers, as `docker save` writes it."""
-        with _translated():
+        with self._asked():
             yield from self._client.images.get(image_id).save()
 
     def architecture(self) -> str:
         """Return the engine's architecture as Go and Debian name it: amd64, arm64, ..."""
-        with _translated():
+        with self._asked():
             return str(self._client.version()["Arch"])
 
     # --- removal ---------------------------------------------------------------------------------
@@ -236,7 +238,7 @@ class Engine:
         left: list[str] = []
         with ThreadPoolExecutor(8) as pool:  # the engine takes most of a second for each
             left += filter(None, pool.map(lambda c: self._removed("container", c), containers))
-            with _translated():
+            with self._asked():
                 networks = self._client.networks.list(filters={"label": _filters(labels)})
                 volumes = self._client.volumes.list(filters={"label": _filters(labels)})
             left += filter(None, pool.map(lambda n: self._removed("network", n), networks))
@@ -251,18 +253,19 @@ class Engine:
         filters: dict[str, Any] = {"label": _filters(labels)}
         if untagged_only:
             filters["dangling"] = True
-        with _translated():
+        with self._asked():
             images = self._client.images.list(filters=filters)
         return [problem for problem in map(self._image_removed, images) if problem]
 
     def _removed(self, kind: str, thing: Any) -> str:
         try:
-            if kind == "container":
-                thing.remove(force=True, v=True)
-            elif kind == "network":
-                thing.remove()
-            else:
-                thing.remove(force=True)
+            with self.waits.on():
+                if kind == "container":
+                    thing.remove(force=True, v=True)
+                elif kind == "network":
+                    thing.remove()
+                else:
+                    thing.remove(force=True)
         except NotFound:
             return ""
         except (DockerException, requests.exceptions.RequestException) as error:
@@ -285,6 +288,11 @@ class Engine:
         return "; ".join(problems)
 
     # --- the connection --------------------------------------------------------------------------
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        with self.waits.on(), _translated():
+            yield
 
     @cached_property
     def _client(self) -> docker.DockerClient:

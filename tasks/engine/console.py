@@ -29,6 +29,11 @@ MASK = "********"
 _stage: ContextVar[str] = ContextVar("stage", default="")
 
 
+def current_stage() -> str:
+    """Return the stage that this thread is at work for; empty if it is none's."""
+    return _stage.get()
+
+
 def masker(secrets: Iterable[str]) -> Callable[[str], str]:
     """Return a function that masks `secrets` in a text.
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tasks.engine.console import Console
+from tasks.engine.waits import Waits
 from tasks.errors import DiskFailure, Failure, Misconfigured, StageFailed, Unavailable
 
 EVIDENCE_LINES = 20
@@ -53,6 +54,7 @@ class Processes:
         self._environment = dict(environment)
         self._folder = folder
         self._dry = dry
+        self.waits = Waits("command")
         self._running: set[subprocess.Popen[str]] = set()
         self._ending = False
         self._lock = threading.Lock()
@@ -159,7 +161,7 @@ class Processes:
             message = f"{argv[0]} {'is not installed' if missing else 'may not be run'}"
             raise Unavailable(message, hint="./bootstrap prepares this machine") from error
         try:
-            with child:
+            with self.waits.on(), child:
                 yield child
         finally:
             with self._lock:

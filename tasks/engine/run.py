@@ -407,6 +407,9 @@ class Run:
             "failure": self.console.mask(str(error)) if error else "",
             "stages": self._stages,
         }
+        waits = sorted([*self.tools.processes.waits.intervals, *self.tools.engine.waits.intervals])
+        lines = [json.dumps(wait) + "\n" for wait in waits]
+        (self._folder / "waits.jsonl").write_text("".join(lines), encoding="utf-8")
         temporary = self._folder / "run.json.tmp"
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         temporary.replace(self._folder / "run.json")
