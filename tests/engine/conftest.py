@@ -20,6 +20,7 @@ from tasks.engine.console import Console
 from tasks.engine.process import Processes
 from tasks.engine.readiness import Answer, State
 from tasks.engine.tools import Tools
+from tasks.engine.waits import Waits
 from tasks.settings import load
 
 HERE = Path(__file__).parents[2]
@@ -112,6 +113,7 @@ class EngineDouble:
     restarted: list[str] = field(default_factory=list)
     removed: list[Mapping[str, str]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
+    waits: Waits = field(default_factory=lambda: Waits("engine"))
 
     def put(self, *containers: ContainerDouble) -> None:
         self.there |= {container.service: container for container in containers}
