@@ -148,9 +148,10 @@ class Contender:
 
     def rename_cache_mounts(self) -> None:
         """Have the builds use cache mounts that nobody has used."""
+        renamed = rf"\1-{time.time_ns()}"  # alike in all files, which share them
         for path in self.folder.glob("compose/*/Dockerfile"):
             text = path.read_text(encoding="utf-8")
-            path.write_text(_CACHE_MOUNT.sub(rf"\1-{time.time_ns()}", text), encoding="utf-8")
+            path.write_text(_CACHE_MOUNT.sub(renamed, text), encoding="utf-8")
 
 
 @dataclass
