@@ -617,6 +617,7 @@ def plots(results: Results, folder: Path) -> None:
     if kinds:
         figure, axes = pyplot.subplots(1, len(kinds), figsize=(4 * len(kinds), 3.4), squeeze=False)
         for axis, kind in zip(axes[0], kinds, strict=True):
+            axis.set_title(kind.split(",")[0].replace("`", ""), loc="left", fontsize=9)
             _draw_growth(axis, [r["figures"] for r in results.scale if r["what"] == kind])
         _save(figure, folder / "scale.png")
 
