@@ -35,12 +35,14 @@ SHORTEST_SECRET = 8  # shorter texts occur by chance
 # number alone tells nothing.
 _LAYER = re.compile(r"[0-9a-f]{12}: ")
 _DENIED = re.compile(
-    r"unauthorized|\bdenied\b|no basic auth credentials|authentication required|\b40[13] [a-z]"
+    r"unauthorized|\bdenied\b|no basic auth credentials|authentication required"
+    r"|\b40[13] (?:response|forbidden)"
 )
 _PASSING = re.compile(
-    r"connection (?:reset|refused)|broken pipe|\beof\b|time(?:d )?out|\b5\d\d [a-z]|\b429 [a-z]"
-    r"|too ?many ?requests|blob upload (?:invalid|unknown)|digest did not match|no such host"
-    r"|http response to https client|network is unreachable|no route to host"
+    r"connection (?:reset|refused)|broken pipe|\beof\b|time(?:d )?out|too ?many ?requests"
+    r"|\b(?:429|5\d\d) (?:response|internal|not implemented|bad|service|gateway)"
+    r"|blob upload (?:invalid|unknown)|digest did not match|no such host"
+    r"|network is unreachable|no route to host"
 )
 
 
@@ -391,10 +393,9 @@ class Publisher:
             manifest = repository.manifest(one["digest"])
             if manifest is None:
                 continue
-            for layer in manifest.document.get("layers") or []:
-                name = (layer.get("annotations") or {}).get("org.opencontainers.image.title", "")
+            for name, blob in manifest.files.items():
                 if name in _ATTACHED:  # others may attach what they like
-                    found.setdefault(name, []).append(repository.blob(layer["digest"]))
+                    found.setdefault(name, []).append(repository.blob(blob))
         settings, trusted = self._tools.settings, self._trusted()
         failure = StageFailed(
             f"no evidence is attached to {repository.reference}@{subject.digest}",

@@ -24,6 +24,7 @@ from tasks.errors import Failure, NotAuthorised, StageFailed, Unavailable
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
+TITLE = "org.opencontainers.image.title"
 EMPTY = b"{}"
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _DOCKER = "application/vnd.docker.distribution.manifest"
@@ -54,6 +55,18 @@ class Manifest:
         """The digest of the image's configuration, which is the image's ID; empty for an index."""
         config = self.document.get("config")
         return str(config.get("digest", "")) if isinstance(config, dict) else ""
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The digests of an artifact's files, by their titles."""
+        layers = self.document.get("layers")
+        found: dict[str, str] = {}
+        for layer in layers if isinstance(layers, list) else []:
+            notes = layer.get("annotations") if isinstance(layer, dict) else None
+            title = notes.get(TITLE) if isinstance(notes, dict) else None
+            if title:
+                found[str(title)] = str(layer.get("digest", ""))
+        return found
 
 
 def digest(content: bytes) -> str:
@@ -187,11 +200,11 @@ class Repository:
                     "mediaType": artifact_type,
                     "digest": digest(content),
                     "size": len(content),
-                    "annotations": {"org.opencontainers.image.title": name},
+                    "annotations": {TITLE: name},
                 }
             ],
             "subject": _descriptor(subject),
-            "annotations": {"org.opencontainers.image.title": name},
+            "annotations": {TITLE: name},
         }
         artifact = Manifest(json.dumps(document, sort_keys=True).encode(), MANIFEST)
         answer = self.put_manifest(artifact.digest, artifact)
