@@ -197,6 +197,8 @@ class Publisher:
 
     def artifact(self) -> None:
         """Publish the accepted wheels to the index."""
+        if self._shown("publish the wheels that the acceptance receipt names to the index"):
+            return
         wheels = dict(self.accepted.wheels)
         if not self._tools.settings.publish_dependencies:
             house = wheelhouse.verified(self._tools.checkout)
@@ -226,6 +228,8 @@ class Publisher:
 
         Raises StageFailed, before anything is sent, if a fixed tag is there with other content.
         """
+        if self._shown("push the image that the acceptance receipt names, and read it back"):
+            return
         accepted, repository, names = self.accepted, self._repository(), self._tags()
         console = self._tools.console
         everything = [*names.fixed, *names.moving]
@@ -342,6 +346,8 @@ class Publisher:
 
         What is attached already, and holds, is left as it is.
         """
+        if self._shown("attach receipts, reports and bill of materials to what was pushed"):
+            return
         accepted, evidence = self.accepted, self._evidence()
         repository, subject = self._published(self._reference())
         if subject.config_digest != accepted.image_id:
@@ -376,6 +382,8 @@ class Publisher:
 
         Raises StageFailed, naming the check that failed.
         """
+        if self._tools.dry:
+            return "verify what was published, from the registry alone"
         reference = self._reference()
         repository, subject = self._published(reference)
         accepted = self._verified(repository, subject)
@@ -416,6 +424,12 @@ class Publisher:
             _require_materials(accepted, found.get("sbom.cdx.json", []))
             return accepted
         raise failure
+
+    def _shown(self, what: str) -> bool:
+        """Show what would be done, in a dry run; return whether it is one."""
+        if self._tools.dry:
+            self._tools.console.would(what)
+        return self._tools.dry
 
     def _published(self, reference: str) -> tuple[Repository, Manifest]:
         registry, _, rest = reference.partition("/")
