@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,6 +25,8 @@ DENIED = (
     b'{"errors": [{"code": "DENIED", "message": "requested access to the resource is denied"}]}'
 )
 JSON = {"Content-Type": "application/json"}
+# What ends a run at once, however long it may take.
+LATER: dict[str, Any] = {"status": 429, "headers": {"Retry-After": "3600"}}
 ALL = ("publish.artifact", "publish.evidence")  # which has the image published before
 
 
@@ -47,32 +49,40 @@ def test_nobody_listens(port: Port) -> None:
 
 
 def test_both_stumble_and_all_arrives(port: Port) -> None:
+    in_trouble: dict[str, Any] = {"status": 429, "headers": {"Retry-After": "1"}}
     port.to_registry.faults = [
         Fault("GET", "/manifests/", times=2, status=503),
+        Fault("GET", "/manifests/", times=1, halved=True),
         Fault("HEAD", "/blobs/", times=1, status=502),
         Fault("POST", "/blobs/uploads/", times=1, reset_after=0),
-        Fault("PUT", "/manifests/", times=1, status=429, headers={"Retry-After": "1"}),
+        Fault("PATCH", "/blobs/uploads/", times=1, truncated=True),
         Fault("PUT", "/manifests/", times=1, status=500),
-        Fault("PUT", "/blobs/uploads/", times=1, truncated=True),
-        Fault("GET", "/manifests/", times=1, halved=True),
+        Fault("PUT", "/manifests/", times=1, **in_trouble),
     ]
     port.to_index.faults = [
         Fault("GET", "/simple/", times=1, status=500),
-        Fault("GET", "/simple/", times=1, status=429, headers={"Retry-After": "1"}),
+        Fault("GET", "/simple/", times=1, **in_trouble),
         Fault("GET", "/simple/", times=1, halved=True),
         Fault("POST", "/", times=1, status=503),
-        Fault("POST", "/", times=1, reset_after=0),
+        Fault("POST", "/", times=1, reset_after=1000),
+        Fault("POST", "/", times=1, truncated=True),
     ]
-    port.passes(*ALL)
-    assert not [fault for fault in port.to_registry.faults if fault.times]
-    assert not [fault for fault in port.to_index.faults if fault.times]
+    port.passes("publish.artifact", "publish.image")
+    left = [*port.to_registry.faults, *port.to_index.faults]
+    assert [fault for fault in left if fault.times] == []
+    port.to_registry.faults = [
+        Fault("HEAD", "/blobs/", times=1, status=500),
+        Fault("PUT", "/blobs/uploads/", times=2, truncated=True),
+        Fault("PUT", "/blobs/uploads/", times=1, halved=True),
+        Fault("PUT", "/manifests/", times=1, reset_after=10),
+    ]
+    port.passes("publish.evidence")
+    assert [fault for fault in port.to_registry.faults if fault.times] == []
     port.require_complete()
 
 
 def test_a_registry_that_asks_for_more_time_than_there_is(port: Port) -> None:
-    port.to_registry.faults = [
-        Fault("GET", "/manifests/", status=429, headers={"Retry-After": "3600"})
-    ]
+    port.to_registry.faults = [Fault("GET", "/manifests/", **LATER)]
     says = (f"GET {port.to_registry.address}: too many requests (1 tries, deadline 300 s)",)
     port.fails(69, "publish.image", says=says)
     assert port.to_registry.seen() == 1
@@ -80,17 +90,14 @@ def test_a_registry_that_asks_for_more_time_than_there_is(port: Port) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "says"),
-    [
-        ("GET", "/manifests/", "ReadTimeout"),
-        ("HEAD", "/blobs/", "the engine did not get done with it"),
-    ],
+    ("method", "path"),
+    [("GET", "/manifests/"), ("HEAD", "/blobs/")],
     ids=["when asked", "when pushed to"],
 )
-def test_a_registry_that_falls_silent(port: Port, method: str, path: str, says: str) -> None:
+def test_a_registry_that_falls_silent(port: Port, method: str, path: str) -> None:
     port.to_registry.faults = [Fault(method, path, stall=True)]
     try:
-        port.fails(69, "publish.image", says=(says, "deadline 6 s)"), PUBLISH_DEADLINE="6")
+        port.fails(69, "publish.image", says=(" tries, deadline 8 s)",), PUBLISH_DEADLINE="8")
     finally:
         port.to_registry.release_stalled()
     assert port.holds() == {}
@@ -115,7 +122,6 @@ def test_an_index_in_trouble(port: Port) -> None:
     port.to_index.faults = [Fault("POST", "/", status=503)]
     says = (f"upload to http://{port.to_index.address}/: it answers 503 (", "published: nothing")
     port.fails(69, "publish.artifact", says=says, PUBLISH_DEADLINE="6")
-    assert port.to_index.seen("POST") > 1
     port.require_empty()
 
 
@@ -240,8 +246,8 @@ def test_the_registry_dies_while_layers_are_uploaded(
         to_registry.faults = [
             Fault("PATCH", "/blobs/uploads/", times=1, reset_after=100_000, before=registry.kill)
         ]
-        says = (f"push to {to_registry.address}: ", "deadline 15 s)", "what is there already")
-        result = there.fails(69, "publish.image", says=says, PUBLISH_DEADLINE="15")
+        says = (f"push to {to_registry.address}: ", "deadline 20 s)", "what is there already")
+        result = there.fails(69, "publish.image", says=says, PUBLISH_DEADLINE="20")
         assert pushes(result) >= 1
         assert to_registry.seen("PATCH", status=0) > 0
         registry.start()
@@ -259,9 +265,9 @@ def test_the_registry_dies_while_layers_are_uploaded(
 
 
 def test_the_moving_tag_does_not_arrive(port: Port) -> None:
-    port.to_registry.faults = [Fault("PUT", "/manifests/latest", status=500)]
-    says = (f"PUT {port.to_registry.address}: it answers 500 (",)
-    port.fails(69, "publish.image", says=says, PUBLISH_DEADLINE="10")
+    port.to_registry.faults = [Fault("PUT", "/manifests/latest", **LATER)]
+    says = (f"PUT {port.to_registry.address}: too many requests (1 tries",)
+    port.fails(69, "publish.image", says=says)
     image_id = port.release.image_id
     assert port.holds() == {port.release.short: image_id, VERSION: image_id}
     port.to_registry.clear()
@@ -275,9 +281,9 @@ def test_the_evidence_arrives_in_part(port: Port) -> None:
     port.to_registry.faults = [
         # all artifacts but the first four: those are named by their digest
         Fault("PUT", "/manifests/sha256:", times=4, before=lambda: sent.append(1)),
-        Fault("PUT", "/manifests/sha256:", status=500),
+        Fault("PUT", "/manifests/sha256:", **LATER),
     ]
-    port.fails(69, "publish.evidence", says=("it answers 500",), PUBLISH_DEADLINE="15")
+    port.fails(69, "publish.evidence", says=("too many requests",))
     assert len(sent) == 4
     assert len(port.attached()) == 4
     # it is not verified: a part is nothing
