@@ -292,9 +292,9 @@ def edit_json(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 
 
 def without_secrets(result: Result, folder: Path, secrets: Mapping[str, str]) -> None:
-    """Check that none of `secrets` is in a command's output, or in its run's folder."""
-    texts = {"out": result.out, "err": result.err}
-    texts |= {str(path): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    """Check that none of `secrets` is in a command's output, or in any file of a folder."""
+    texts = {"out": result.out.encode(), "err": result.err.encode()}
+    texts |= {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     for what, secret in secrets.items():
         for where, text in texts.items():
-            assert secret not in text, f"{what} is in {where}"
+            assert secret.encode() not in text, f"{what} is in {where}"
