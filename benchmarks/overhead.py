@@ -12,7 +12,8 @@ measures, in turns (ours, the other, ours, the other, ...) after one round to wa
 
 Progress goes to standard error, the table to standard output. It judges nothing: goals that are
 missed are shown, and the exit code is 0. The engine has to be of this machine, since the observer
-asks the containers at their own addresses.
+asks the containers at their own addresses; and the machine has to be idle, or the figures tell of
+the work of others.
 """
 
 from __future__ import annotations
@@ -359,6 +360,8 @@ def main() -> None:
     parser.add_argument("--list-rounds", type=int, default=30, help="for invoke --list (30)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    load = os.getloadavg()[0]
+    busy = load if load > (os.cpu_count() or 1) else 0.0
     _tell("building the images, if need be ...")
     built = _invoke(ROOT, "test.image", "build.services", "release.image")
     if built.returncode:
@@ -381,6 +384,8 @@ def main() -> None:
                 sys.exit("\n".join([said.getvalue(), failure.message, *failure.evidence]))
             for comparison in comparisons:
                 print(*comparison.lines(), sep="\n", flush=True)
+    if busy:
+        print(f"The machine was busy when this began (load {busy:.1f}): repeat it when it is idle.")
 
 
 if __name__ == "__main__":
