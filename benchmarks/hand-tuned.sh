@@ -109,7 +109,7 @@ address=$(docker port "$name-release-nginx-1" 8080/tcp)
 poll application_ready
 run release test
 report release test acceptance
-docker restart "$name-release-app-1"
+docker restart --timeout 0 "$name-release-app-1"
 poll application_ready
 run release test-restarted
 report release test-restarted acceptance
