@@ -1,9 +1,13 @@
 """The task tree: what `invoke --list` shows."""
 
-# Invoke loads this file as the module `tasks`, which is the package's name too: make way for it.
+import os
 import sys
 
+# Invoke loads this file as the module `tasks`, which is the package's name too: make way for it.
 sys.modules.pop(__name__, None)
+# Invoke keeps no bytecode unless told to (--write-pyc), and compiling ours takes as long as all
+# else at the start.
+sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 from invoke.collection import Collection  # noqa: E402
 

@@ -18,7 +18,7 @@ target=$PWD/target/hand-tuned
 export BASE_IMAGE=${BASE_IMAGE:-debian:12-slim}
 export BASE_SOURCE=$BASE_IMAGE
 export PROJECT=$name CHECKOUT=$name IMAGE_PREFIX=$name RUN=$name OWNER=$UID
-export EXPORT_FOLDER=$target/wheelhouse WHEELS_FOLDER=$target/wheelhouse
+export EXPORT_FOLDER=$target/wheelhouse WHEELS=target:wheelhouse
 export PIP_CONF=$target/secrets/pip.conf CA_FILE=$target/secrets/ca.pem
 export BIND_ADDRESS=127.0.0.1 HTTP_PORT=0
 export APP_SECRET_KEY='a key for the hand-tuned release, which nobody but its tests sees'
@@ -89,7 +89,7 @@ mkdir -p "$target/reports"
 
 # Contexts are relative to where bake is called.
 (cd compose && docker buildx bake --file images.yaml --progress plain \
-    --set app.contexts.wheels=target:wheelhouse db nginx wheelhouse test acceptance app)
+    db nginx wheelhouse test acceptance app)
 
 compose test create db unit integration
 start test db

@@ -146,7 +146,7 @@ class Fields(BaseModel):
     test_timeout: _Seconds = 900
     lock_timeout: _SecondsOrNone = 0
     keep: _Keep = "never"
-    jobs: _Jobs = 4
+    jobs: _Jobs = 8
     fresh: _Switch = False
     build_cache_from: _Cache = ""
     build_cache_to: _Cache = ""

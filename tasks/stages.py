@@ -12,7 +12,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from graphlib import CycleError, TopologicalSorter
@@ -157,16 +157,19 @@ def execute(
 ) -> None:
     """Call `body` with each of `stages`, as soon as those it depends on have passed.
 
-    `stages` are in an order in which they could run one by one; at most `jobs` run at a time.
+    `stages` are in an order in which they could run one by one; at most `jobs` run at a time, and
+    of those that could, the ones that the longest chain of others waits for.
     After a failure, or the first of `signals`, none is started any more, `cancel` is called, and
     the failure is raised when those that run have ended. Raises Misconfigured if the stages depend
     on one another in a circle.
     """
-    sorter = TopologicalSorter(_dependencies(stages))
+    dependencies = _dependencies(stages)
+    sorter = TopologicalSorter(dependencies)
     try:
         sorter.prepare()
     except CycleError as error:
         raise Misconfigured(f"stages depend on one another in a circle: {error.args[1]}") from None
+    behind = _behind(stages, dependencies)
     waiting: list[Stage] = []
     running: dict[Future[None], Stage] = {}
     failure: BaseException | None = None
@@ -177,7 +180,8 @@ def execute(
     ):
         try:
             while sorter.is_active():
-                waiting = sorted([*waiting, *sorter.get_ready()], key=stages.index)
+                waiting = [*waiting, *sorter.get_ready()]
+                waiting.sort(key=lambda stage: (-behind[stage], stages.index(stage)))
                 while waiting and len(running) < jobs and failure is None:
                     stage = waiting.pop(0)
                     context = contextvars.copy_context()
@@ -224,6 +228,15 @@ def _dependencies(stages: Sequence[Stage]) -> dict[Stage, set[Stage]]:
             for later in stages[index + 1 :]:
                 graph[later].add(stage)
     return graph
+
+
+def _behind(stages: Sequence[Stage], dependencies: Mapping[Stage, set[Stage]]) -> dict[Stage, int]:
+    """Return, by stage, the length of the longest chain of stages that waits for it."""
+    behind = dict.fromkeys(stages, 0)
+    for stage in reversed(stages):
+        for needed in dependencies[stage]:
+            behind[needed] = max(behind[needed], behind[stage] + 1)
+    return behind
 
 
 def _named(collection: Collection, prefix: str = "") -> Iterator[tuple[Task[Any], str]]:

@@ -94,7 +94,7 @@ def test_defaults(checkout: Checkout) -> None:
         "test_timeout": 900,
         "lock_timeout": 0,
         "keep": "never",
-        "jobs": 4,
+        "jobs": 8,
         "fresh": False,
         "build_cache_from": "",
         "build_cache_to": "",

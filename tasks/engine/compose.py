@@ -20,6 +20,11 @@ def up(project: str, file: str, services: Sequence[str]) -> list[str]:
             "--pull", "never", "--timeout", "0", "--quiet-pull", *services]  # fmt: skip
 
 
+def create(project: str, file: str, services: Sequence[str]) -> list[str]:
+    """Create the containers of exactly these services, to be started later."""
+    return [*_compose(project, file), "create", "--no-build", "--pull", "never", *services]
+
+
 def bake(file: str, targets: Sequence[str], cache_from: str = "", cache_to: str = "") -> list[str]:
     """Build all `targets` in one graph; a cache elsewhere may be read and written."""
     cache = [

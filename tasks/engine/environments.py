@@ -64,6 +64,8 @@ class Environment(Generic[Roles]):
         self._variables = variables
         self._given_up = threading.Event()
         self._awaited: list[Container] = []
+        self._created: set[str] = set()  # the services to be started yet, of those of `create`
+        self._composing = threading.Lock()  # two at a time would both make the network
 
     # --- its life --------------------------------------------------------------------------------
 
@@ -138,14 +140,41 @@ class Environment(Generic[Roles]):
 
     # --- what can be done with it ----------------------------------------------------------------
 
+    def create(self, *services: str) -> None:
+        """Create containers of services, all at once, for `up` to start them without Compose.
+
+        Those that are there already are left alone: they may be running.
+        """
+        there = {} if self._tools.dry else self._tools.engine.containers(self.labels)
+        new = [service for service in services if service not in there]
+        if new:
+            self._compose(compose.create(self.project, self._file, new))
+            self._created.update(new)
+
     def up(self, *services: str) -> None:
         """Start services, detached; those that run with the same configuration are left alone."""
-        self._tools.processes.run(
-            compose.up(self.project, self._file, services),
-            environment=self._environment,
-            folder=self._tools.compose_folder,
-            show=lambda _: "",
-        )
+        created = [service for service in services if service in self._created]
+        others = [service for service in services if service not in self._created]
+        if others:
+            self._compose(compose.up(self.project, self._file, others))
+        if created:
+            self._start(created)
+
+    def _start(self, created: Sequence[str]) -> None:
+        if self._tools.dry:
+            self._tools.console.would(f"start {', '.join(created)}")
+        else:
+            self._tools.engine.start(self._containers(*created).values())
+        self._created.difference_update(created)
+
+    def _compose(self, argv: list[str]) -> None:
+        with self._composing:
+            self._tools.processes.run(
+                argv,
+                environment=self._environment,
+                folder=self._tools.compose_folder,
+                show=lambda _: "",
+            )
 
     def ready(self, probed: Probed, deadline: float, *beside: str, confirmations: int = 1) -> None:
         """Wait until a service is ready; `beside` are services that its answer depends on.
@@ -211,6 +240,9 @@ class Environment(Generic[Roles]):
         if not self._tools.dry:
             report.unlink(missing_ok=True)
             report.parent.mkdir(parents=True, exist_ok=True)
+        services = [one.service for one in tests]
+        self._fresh(*services)
+        self.create(*services)
         finished = []
         for one in tests:
             if one.restart:
@@ -294,14 +326,13 @@ class Environment(Generic[Roles]):
 
     def _fresh(self, *services: str) -> None:
         """Remove containers of an earlier time: their log and files are not those of this run."""
-        if not self._tools.dry:
+        if not self._tools.dry and not self._created.issuperset(services):
             there = self._tools.engine.containers(self.labels)
             for service in services:
-                if service in there:
+                if service in there and service not in self._created:
                     self._tools.engine.discard(there[service])
 
     def _tested(self, one: Tests) -> reports.Finished:
-        self._fresh(one.service)
         self.up(one.service)
         if self._tools.dry:
             self._tools.console.would(f"wait for {one.service}, copy {one.report} out of it")
@@ -380,7 +411,11 @@ class ReleaseEnvironment(Environment[ReleaseRoles]):
 
     def check(self) -> None:
         """Run the checks that need nothing but the release image."""
-        self.steps(*self.roles.check)
+        roles = self.roles
+        steps = *roles.check, *roles.initialisation
+        self._fresh(*steps)
+        self.create(*steps, roles.application, roles.frontend.service)
+        self.steps(*roles.check)
 
     def start_database(self) -> None:
         """Start the database and wait until it is ready."""

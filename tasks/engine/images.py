@@ -10,20 +10,20 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.engine import base, buildsecrets, compose, versions, wheelhouse
+from tasks.engine import base, buildsecrets, compose, source, versions, wheelhouse
 from tasks.engine.process import EVIDENCE_LINES, CommandFailed
 from tasks.engine.roles import ImageRoles, parse
-from tasks.engine.source import Source
 from tasks.engine.tools import Tools
 from tasks.errors import Misconfigured, StageFailed
 
 FILE = "images.yaml"
 
-# Roles whose images are built in one call: from the source first, then from the wheelhouse.
-_TOGETHER = (
-    ("services", "tests", "wheelhouse", "acceptance", "publishing"),
-    ("release", "check"),
-)
+# What knows nothing of the source is built beside the rest, in a call of its own: a second or two
+# earlier it is there, and the databases start.
+_BESIDE = frozenset({"services", "publishing"})
+
+# What stands on the wheelhouse, and bears its version.
+_OF_WHEELS = frozenset({"release", "check"})
 
 STEP_WIDTH = 100
 _STEP = re.compile(r"(#\d+) ((?:\[(?![^]]*internal)[^]]+\] |ERROR).*)")
@@ -40,12 +40,12 @@ class Images:
     `expected` are the roles whose images the stages of this run will ask for.
     """
 
-    def __init__(self, tools: Tools, source: Source) -> None:
+    def __init__(self, tools: Tools, source: source.Source) -> None:
         self._tools = tools
         self._source = source
         self.expected: frozenset[str] = frozenset()
         self._built: set[str] = set()
-        self._building = threading.Lock()
+        self._building = {beside: threading.Lock() for beside in (True, False)}
         self._roles: ImageRoles | None = None
         self._versions_suffice = False
 
@@ -54,7 +54,7 @@ class Images:
         """Which bake target plays which role."""
         if self._roles is None:
             config = read_config(
-                self._tools, "roles", FILE, self._environment(self._tools.settings.base_image, "")
+                self._tools, "roles", FILE, self._environment(self._tools.settings.base_image)
             )
             self._roles = parse(config, ImageRoles, FILE)
         return self._roles
@@ -62,15 +62,14 @@ class Images:
     def build(self, role: str) -> None:
         """Build the images that play a role, and with them what else this run is known to need.
 
-        One graph, one call: what stages need is in `expected`, so the first that asks builds for
-        all of them. If that fails they are built one by one, so that the stage whose image it is
-        fails. Raises StageFailed with the builder's last words.
+        What stages need is in `expected`, so the first that asks builds for all of them. If that
+        fails they are built one by one, so that the stage whose image it is fails. Raises
+        StageFailed with the builder's last words.
         """
-        with self._building:
+        with self._building[role in _BESIDE]:
             if role in self._built:
                 return
-            group = next(group for group in _TOGETHER if role in group)
-            together = [one for one in group if one == role or one in self.expected]
+            together = self._together(role)
             try:
                 self._bake(together)
             except StageFailed:
@@ -80,6 +79,13 @@ class Images:
                 together = [role]
                 self._bake(together)
             self._built.update(together)
+
+    def _together(self, role: str) -> list[str]:
+        expected = self.expected & _BESIDE if role in _BESIDE else self.expected - _BESIDE
+        together = sorted({role} | expected - self._built)
+        if "wheelhouse" in together and not self._version(together):
+            return [one for one in together if one not in _OF_WHEELS]  # once it is known
+        return together
 
     def _bake(self, roles: Sequence[str]) -> None:
         tools = self._tools
@@ -96,7 +102,7 @@ class Images:
                 compose.bake(
                     FILE, targets, tools.settings.build_cache_from, tools.settings.build_cache_to
                 ),
-                environment=self._environment(found, self._version(roles)),
+                environment=self._environment(found, self._version(roles), self._wheels(roles)),
                 folder=tools.compose_folder,
                 show=_Steps(),
             )
@@ -106,9 +112,11 @@ class Images:
                 evidence=failed_step(error.output) or error.evidence,
                 hint="compose/images.yaml and the Dockerfiles beside it say how it is built",
             ) from error
-        if not tools.dry:
-            # What these names stood for until now has none any more, and is ours.
-            tools.engine.remove_images(tools.checkout.labels, untagged_only=True)
+
+    def remove_replaced(self) -> None:
+        """Remove the images whose names this run has given to others."""
+        if self._built and not self._tools.dry:
+            self._tools.engine.remove_images(self._tools.checkout.labels, untagged_only=True)
 
     def _targets(self, role: str) -> tuple[str, ...]:
         named: str | tuple[str, ...] = getattr(self.roles, role)
@@ -121,15 +129,18 @@ class Images:
     def wheels(self) -> None:
         """Build the wheelhouse and take it over into `target/wheelhouse`."""
         self.build("wheelhouse")
-        if not self._tools.dry:
-            house = wheelhouse.collect(self._tools.checkout)
-            count = len(house.dependencies)
-            self._tools.console.note(f"{next(iter(house.application))} and {count} dependencies")
+        if self._tools.dry:
+            return
+        house = wheelhouse.collect(self._tools.checkout)
+        count = len(house.dependencies)
+        self._tools.console.note(f"{next(iter(house.application))} and {count} dependencies")
+        if house.version != source.version(self._tools.checkout.root):
+            self._built -= _OF_WHEELS  # whose label was to be true
 
     def release(self) -> None:
         """Build the release image from the wheelhouse."""
         if not self._tools.dry:
-            wheelhouse.lay_out(self._tools.checkout)
+            wheelhouse.verified(self._tools.checkout)
         self.build("release")
 
     def check_release(self) -> None:
@@ -186,11 +197,28 @@ class Images:
 
     def _version(self, roles: Sequence[str]) -> str:
         """Return the application's version, for images that are built from its wheel."""
-        if self._tools.dry or not {"release", "check"} & set(roles):
+        if not _OF_WHEELS & set(roles):
+            return ""
+        if "wheelhouse" in roles:
+            return source.version(self._tools.checkout.root)
+        if self._tools.dry:
             return ""
         return wheelhouse.verified(self._tools.checkout).version
 
-    def _environment(self, base_source: str, version: str) -> dict[str, str]:
+    def _wheels(self, roles: Sequence[str]) -> str:
+        """Return where the release image has its wheels from, as bake names a context.
+
+        From the wheelhouse: either the one that the same graph builds, or the one that is there.
+        """
+        if "wheelhouse" in roles:
+            return f"target:{self.roles.wheelhouse}"
+        if _OF_WHEELS & set(roles) and not self._tools.dry:
+            wheelhouse.lay_out(self._tools.checkout)
+        return self._seen(wheelhouse.layout_folder(self._tools.checkout))
+
+    def _environment(
+        self, base_source: str, version: str = "", wheels: str = "."
+    ) -> dict[str, str]:
         tools = self._tools
         build = tools.checkout.target / "build"
         secrets = buildsecrets.BuildSecrets(build / "pip.conf", build / "ca.pem")
@@ -203,7 +231,7 @@ class Images:
             "BASE_SOURCE": base_source,
             "CHANGED": str(self._source.changed),
             "EXPORT_FOLDER": self._seen(wheelhouse.export_folder(tools.checkout)),
-            "WHEELS_FOLDER": self._seen(wheelhouse.layout_folder(tools.checkout)),
+            "WHEELS": wheels,
             "VERSION": version,
             "REVISION": self._source.revision,
             "SOURCE": self._source.address,

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tasks.engine.publishing import Publisher
     from tasks.engine.witness import Witness
 
+SomeEnvironment = TestEnvironment | ReleaseEnvironment | PublishEnvironment
 AnyEnvironment = TypeVar("AnyEnvironment", TestEnvironment, ReleaseEnvironment, PublishEnvironment)
 
 RUNS_KEPT = 20
@@ -98,9 +100,7 @@ class Run:
         # Whether `target/` goes at the end, this run's record with it: nothing came after `clean`.
         self.forgotten = False
         self._stack = ExitStack()
-        self._environments: dict[
-            str, TestEnvironment | ReleaseEnvironment | PublishEnvironment
-        ] = {}
+        self._environments: dict[str, SomeEnvironment] = {}
         self._opening = threading.Lock()
         self._stages: list[dict[str, Any]] = []
 
@@ -236,7 +236,8 @@ class Run:
         if self._changes:
             names = self._spared(nodes, fresh)
         if any(node.builds for node in nodes):
-            self.images.expected = frozenset(n.builds for n in nodes if n.name in names)
+            needed = (node.builds for node in nodes if node.name in names)
+            self.images.expected = frozenset(filter(None, needed))
         return names
 
     def _spared(self, nodes: Sequence[Node], fresh: str) -> set[str]:
@@ -356,25 +357,14 @@ class Run:
         )  # fmt: skip
 
     def _tear_down(self, *, failed: bool) -> None:
-        problems: list[str] = []
-        for environment in self._environments.values():
-            keep = self.settings.keep == "always" or (failed and self.settings.keep == "failure")
-            if failed and self._changes:
-                self._save_logs(environment)
-            keep |= environment.own and (not failed or environment.in_use)
-            try:
-                if not keep:
-                    environment.remove()
-                elif not self.dry and environment.exists:
-                    stop = (
-                        "release.stop" if isinstance(environment, ReleaseEnvironment) else "clean"
-                    )
-                    stop = stop if environment.own else "clean"
-                    self.console.note(
-                        f"{environment.project} goes on running; invoke {stop} removes it"
-                    )
-            except Failure as failure:
-                problems += [failure.message, *failure.evidence]
+        with ThreadPoolExecutor() as pool:
+            removals = [
+                pool.submit(self._taken_down, environment, failed=failed)
+                for environment in self._environments.values()
+            ]
+            if "images" in vars(self):
+                pool.submit(self.images.remove_replaced)
+        problems = [problem for removal in removals for problem in removal.result()]
         if problems:
             raise StageFailed(
                 "not everything could be removed",
@@ -382,9 +372,26 @@ class Run:
                 hint="invoke clean tries again",
             )
 
-    def _save_logs(
-        self, environment: TestEnvironment | ReleaseEnvironment | PublishEnvironment
-    ) -> None:
+    def _taken_down(self, environment: SomeEnvironment, *, failed: bool) -> list[str]:
+        """Remove an environment, unless it is to be kept; return what could not be."""
+        keep = self.settings.keep == "always" or (failed and self.settings.keep == "failure")
+        if failed and self._changes:
+            self._save_logs(environment)
+        keep |= environment.own and (not failed or environment.in_use)
+        try:
+            if not keep:
+                environment.remove()
+            elif not self.dry and environment.exists:
+                stop = "release.stop" if isinstance(environment, ReleaseEnvironment) else "clean"
+                stop = stop if environment.own else "clean"
+                self.console.note(
+                    f"{environment.project} goes on running; invoke {stop} removes it"
+                )
+        except Failure as failure:
+            return [failure.message, *failure.evidence]
+        return []
+
+    def _save_logs(self, environment: SomeEnvironment) -> None:
         with suppress(Failure):
             text = "\n".join(environment.logs())
             path = self._folder / f"{environment.project}.log"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from packaging.version import Version
 
 from tasks.engine.process import CommandFailed, Processes
 
@@ -63,6 +66,19 @@ def inspect(root: Path, processes: Processes) -> Source:
         _address(git, processes),
         int(changed or seconds),
     )
+
+
+def version(root: Path) -> str:
+    """Return the version that `app/pyproject.toml` gives the application, as its wheel has it.
+
+    Empty if it is not written there, but made by the build.
+    Source: https://packaging.python.org/en/latest/specifications/pyproject-toml/#version
+    """
+    try:
+        project = tomllib.loads((root / "app" / "pyproject.toml").read_text(encoding="utf-8"))
+        return str(Version(project["project"]["version"]))
+    except (OSError, ValueError, LookupError, TypeError):  # the build will tell
+        return ""
 
 
 def names(root: Path, processes: Processes) -> tuple[list[str], str]:
