@@ -135,9 +135,7 @@ class Contender:
         own = {"PATH": path, "PYTHON": sys.executable}
         if self.name != OURS or not self.usual_base:
             own["BASE_IMAGE"] = self.base_image
-        # As for a user: Python may keep its bytecode.
-        rest = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-        return {**rest, **own}
+        return {**overhead.as_for_users(os.environ), **own}
 
     def clean(self) -> None:
         """Remove what it made."""

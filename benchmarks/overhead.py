@@ -23,6 +23,7 @@ import contextlib
 import http.client
 import importlib.metadata
 import io
+import json
 import multiprocessing
 import os
 import platform
@@ -34,7 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection
@@ -162,13 +163,19 @@ class Waited(Environment[Roles]):
     """An environment whose services can be started the other way as well."""
 
     def up_and_wait(self, *services: str) -> None:
-        """Start services as `up` does, with Compose's own wait for their health checks."""
-        self._tools.processes.run(
-            [*compose.up(self.project, self._file, ()), "--wait", *services],
-            environment=self._environment,
-            folder=self._tools.compose_folder,
-            show=lambda _: "",
-        )
+        """Start services as `up` does, with Compose's own wait for their health checks.
+
+        These are as frequent as the images have them; nobody waits for those of our files.
+        """
+        frequent = {service: {"healthcheck": {"start_interval": "1s"}} for service in services}
+        argv = compose.up(self.project, self._file, ())
+        place = argv.index("up")
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as override:
+            json.dump({"services": frequent}, override)
+            override.flush()
+            self._compose(
+                [*argv[:place], "--file", override.name, *argv[place:], "--wait", *services]
+            )
 
 
 class WaitedTest(Waited[TestRoles], TestEnvironment):
@@ -234,8 +241,13 @@ def _invoke(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("invoke")
     return subprocess.run(
         [sys.executable, program, *arguments],
-        cwd=folder, check=False, capture_output=True, text=True,
+        cwd=folder, env=as_for_users(os.environ), check=False, capture_output=True, text=True,
     )  # fmt: skip
+
+
+def as_for_users(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of processes that are measured: Python may keep its bytecode."""
+    return {name: value for name, value in environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def database(run: Run, rounds: int) -> Iterator[Comparison]:

@@ -157,8 +157,8 @@ def execute(
 ) -> None:
     """Call `body` with each of `stages`, as soon as those it depends on have passed.
 
-    `stages` are in an order in which they could run one by one; at most `jobs` run at a time, and
-    of those that could, the ones that the longest chain of others waits for.
+    `stages` are in an order in which they could run one by one, and do if `jobs` is 1; else that
+    many run at a time, those first that the longest chain of others waits for.
     After a failure, or the first of `signals`, none is started any more, `cancel` is called, and
     the failure is raised when those that run have ended. Raises Misconfigured if the stages depend
     on one another in a circle.
@@ -169,7 +169,8 @@ def execute(
         sorter.prepare()
     except CycleError as error:
         raise Misconfigured(f"stages depend on one another in a circle: {error.args[1]}") from None
-    behind = _behind(stages, dependencies)
+    # One by one, nothing is won by another order than the one that was asked for.
+    behind = _behind(stages, dependencies) if jobs > 1 else dict.fromkeys(stages, 0)
     waiting: list[Stage] = []
     running: dict[Future[None], Stage] = {}
     failure: BaseException | None = None

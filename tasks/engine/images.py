@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tasks.engine import base, buildsecrets, compose, source, versions, wheelhouse
@@ -46,18 +47,13 @@ class Images:
         self.expected: frozenset[str] = frozenset()
         self._built: set[str] = set()
         self._building = {beside: threading.Lock() for beside in (True, False)}
-        self._roles: ImageRoles | None = None
         self._versions_suffice = False
 
-    @property
+    @cached_property
     def roles(self) -> ImageRoles:
         """Which bake target plays which role."""
-        if self._roles is None:
-            config = read_config(
-                self._tools, "roles", FILE, self._environment(self._tools.settings.base_image)
-            )
-            self._roles = parse(config, ImageRoles, FILE)
-        return self._roles
+        environment = self._environment(self._tools.settings.base_image)
+        return parse(read_config(self._tools, "roles", FILE, environment), ImageRoles, FILE)
 
     def build(self, role: str) -> None:
         """Build the images that play a role, and with them what else this run is known to need.

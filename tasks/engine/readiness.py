@@ -16,7 +16,7 @@ from tenacity.wait import wait_exponential_jitter
 
 from tasks.errors import StageFailed
 
-FIRST_WAIT = 0.1
+FIRST_WAIT = 0.05
 LONGEST_WAIT = 0.4
 RESTARTS_ALLOWED = 1  # a service may start once more while it initialises
 

@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -110,6 +110,7 @@ class EngineDouble:
     commands: list[str] = field(default_factory=list)
     images_removed: list[tuple[Mapping[str, str], bool]] = field(default_factory=list)
     there: dict[str, ContainerDouble] = field(default_factory=dict)
+    started: list[str] = field(default_factory=list)
     restarted: list[str] = field(default_factory=list)
     removed: list[Mapping[str, str]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
@@ -167,6 +168,9 @@ class EngineDouble:
 
     def discard(self, container: ContainerDouble) -> None:
         container.removed = True
+
+    def start(self, containers: Iterable[ContainerDouble]) -> None:
+        self.started += [container.service for container in containers]
 
     def restart(self, container: ContainerDouble) -> None:
         self.restarted.append(container.service)

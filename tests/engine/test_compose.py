@@ -35,6 +35,12 @@ HERE = Path(__file__)
             id="up, several services",
         ),
         pytest.param(
+            compose.create("p-1", "release.yaml", ["app", "nginx"]),
+            "docker compose --env-file /dev/null --project-name p-1 --file release.yaml"
+            " create --no-build --pull never app nginx",
+            id="create",
+        ),
+        pytest.param(
             compose.bake("images.yaml", ["db", "nginx"]),
             "docker buildx bake --file images.yaml --progress plain db nginx",
             id="bake",
@@ -74,7 +80,7 @@ def test_every_builder_is_compared_with_a_literal() -> None:
         for name, _ in inspect.getmembers(compose, inspect.isfunction)
         if not name.startswith("_")
     }
-    assert builders >= {"config", "up", "bake", "pull", "import_image"}
+    assert builders >= {"config", "up", "create", "bake", "pull", "import_image"}
     compared = HERE.read_text(encoding="utf-8")
     assert sorted(name for name in builders if f"compose.{name}(" not in compared) == []
 

@@ -75,6 +75,14 @@ def ups(workshop: Workshop) -> list[str]:
     return [call.split(UP)[1].strip() for call in workshop.programs.calls if UP in call]
 
 
+CREATE = "create --no-build --pull never"
+
+
+def creations(workshop: Workshop) -> list[str]:
+    """Return the services of each `create`, in order."""
+    return [call.split(CREATE)[1].strip() for call in workshop.programs.calls if CREATE in call]
+
+
 def good(service: str) -> ContainerDouble:
     return ContainerDouble(service, lines=("1 passed",), report=PASSED)
 
@@ -124,6 +132,68 @@ def test_a_step_that_hangs_is_killed_and_told(workshop: Workshop) -> None:
 def test_no_steps_start_nothing(workshop: Workshop) -> None:
     of_release(workshop).check()
     assert ups(workshop) == []
+
+
+# --- containers that are there before they are started ------------------------------------------
+
+
+def test_what_was_created_is_started_without_compose(workshop: Workshop) -> None:
+    environment = of_release(workshop)
+    environment.create("web", "proxy")
+    workshop.engine.put(ContainerDouble("web"), ContainerDouble("proxy"))
+    environment.up("web", "proxy")
+    assert creations(workshop) == ["web proxy"]
+    assert workshop.engine.started == ["web", "proxy"]
+    assert ups(workshop) == []
+
+
+def test_what_was_created_is_started_once(workshop: Workshop) -> None:
+    # the second time it may have another configuration: that is for Compose to see
+    environment = of_release(workshop)
+    environment.create("web")
+    workshop.engine.put(ContainerDouble("web"))
+    environment.up("web")
+    environment.up("web")
+    assert workshop.engine.started == ["web"]
+    assert ups(workshop) == ["web"]
+
+
+def test_what_is_there_already_is_not_created(workshop: Workshop) -> None:
+    # of the user's own environment, where it may be running
+    workshop.engine.put(ContainerDouble("web", status="running"))
+    environment = of_release(workshop, own=True)
+    environment.create("web", "proxy")
+    workshop.engine.put(ContainerDouble("proxy"))
+    environment.up("web", "proxy")
+    assert creations(workshop) == ["proxy"]
+    assert workshop.engine.started == ["proxy"]
+    assert ups(workshop) == ["web"]
+
+
+def test_nothing_new_creates_nothing(workshop: Workshop) -> None:
+    # none named would be all of them
+    workshop.engine.put(ContainerDouble("web"))
+    of_release(workshop).create("web")
+    assert creations(workshop) == []
+
+
+def test_all_that_the_release_image_is_needed_for_is_created_before_it_is_checked(
+    workshop: Workshop,
+) -> None:
+    workshop.engine.put(ContainerDouble("static"))
+    of_release(workshop).check()
+    # the schema is not of an earlier run
+    assert workshop.engine.there["static"].removed
+    assert creations(workshop) == ["schema web proxy"]
+
+
+def test_what_was_just_created_is_not_taken_for_an_earlier_runs(workshop: Workshop) -> None:
+    environment = of_release(workshop)
+    environment.check()
+    workshop.engine.put(*map(ContainerDouble, ("schema", "static", "web", "proxy")))
+    environment.initialise()
+    assert workshop.engine.started == ["schema", "static"]
+    assert not any(container.removed for container in workshop.engine.there.values())
 
 
 # --- services ------------------------------------------------------------------------------------
@@ -416,9 +486,10 @@ def test_a_dry_run_shows_all_of_it_and_touches_nothing(
         "wait until static has ended with 0",
         f"{up} web proxy",
         "ask in proxy until ready: get",
+        f"{up.replace(UP, CREATE)} specs",
         "restart web",
         "ask in proxy until ready: get",
-        f"{up} specs",
+        "start specs",
         "wait for specs, copy /r.xml out of it",
         "judge the exit codes and acceptance.xml",
         f"remove all containers, networks, volumes of {project}",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tasks.engine import wheelhouse
 from tasks.engine.api import Image
 from tasks.engine.console import masker
 from tasks.engine.images import STEP_WIDTH, Images, _Steps, failed_step, read_config
@@ -198,7 +199,16 @@ def test_a_role_is_built_once(workshop: Workshop) -> None:
     images.build("services")
     images.build("services")
     assert bakes(workshop) == ["services"]
-    # what the names stood for before, and nothing else
+
+
+def test_what_the_names_stood_for_before_is_removed(workshop: Workshop) -> None:
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    workshop.programs.put("docker", DOCKER)
+    images = Images(workshop.tools(), SOURCE)
+    images.remove_replaced()
+    assert workshop.engine.images_removed == []
+    images.build("services")
+    images.remove_replaced()
     assert workshop.engine.images_removed == [(workshop.checkout.labels, True)]
 
 
@@ -206,12 +216,61 @@ def test_what_a_run_needs_is_built_with_the_first_that_is_asked_for(workshop: Wo
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     workshop.programs.put("docker", DOCKER)
     images = Images(workshop.tools(), SOURCE)
-    images.expected = frozenset({"acceptance", "services", "release"})
+    images.expected = frozenset({"acceptance", "services", "publishing"})
     images.build("tests")
     images.build("services")
     images.build("acceptance")
-    # the release image is built from the wheels, which have to be there first
-    assert bakes(workshop) == ["services tests acceptance"]
+    # what knows nothing of the source is built beside the rest: it is there earlier
+    assert bakes(workshop) == ["acceptance tests", "publishing services"]
+
+
+def with_version(workshop: Workshop, version: str) -> None:
+    folder = workshop.checkout.root / "app"
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(f"[project]\n{version}\n")
+
+
+def test_wheels_and_release_image_are_built_in_one_graph(workshop: Workshop) -> None:
+    with_version(workshop, "version = '1.0-rc.2'")
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    workshop.programs.put("docker", f'env >"{workshop.checkout.root}/seen"\n{DOCKER}')
+    images = Images(workshop.tools(), SOURCE)
+    images.expected = frozenset({"wheelhouse", "release", "check"})
+    images.build("wheelhouse")
+    images.build("release")
+    assert bakes(workshop) == ["check release wheelhouse"]
+    seen = (workshop.checkout.root / "seen").read_text().splitlines()
+    assert {"WHEELS=target:wheelhouse", "VERSION=1.0rc2"} <= {*seen}
+
+
+def test_a_version_that_the_build_makes_has_to_be_known_first(workshop: Workshop) -> None:
+    with_version(workshop, "dynamic = ['version']")
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    workshop.programs.put("docker", DOCKER)
+    images = Images(workshop.tools(), SOURCE)
+    images.expected = frozenset({"wheelhouse", "release", "check", "tests"})
+    images.build("tests")
+    assert bakes(workshop) == ["tests wheelhouse"]
+
+
+def test_a_wheel_of_another_version_than_was_written_has_the_release_image_built_again(
+    workshop: Workshop,
+) -> None:
+    with_version(workshop, "version = '1.0'")
+    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    export = wheelhouse.export_folder(workshop.checkout)
+    wheels = [export / "application" / "app-2.0-py3-none-any.whl", export / "dependencies" / "x"]
+    made = "\n".join(f"mkdir -p {wheel.parent}" for wheel in wheels) + f"\ntouch {wheels[0]}"
+    workshop.programs.put("docker", f'env >>"{workshop.checkout.root}/seen"\n{made}\n{DOCKER}')
+    images = Images(workshop.tools(), SOURCE)
+    images.expected = frozenset({"wheelhouse", "release", "check"})
+    images.wheels()
+    images.release()
+    assert bakes(workshop) == ["check release wheelhouse", "check release"]
+    # of several, the last
+    seen = (workshop.checkout.root / "seen").read_text().splitlines()
+    last = dict(line.split("=", 1) for line in seen if "=" in line)
+    assert (last["VERSION"], last["WHEELS"]) == ("2.0", "../target/build/wheels")
 
 
 def test_a_role_that_no_image_plays_builds_nothing(workshop: Workshop) -> None:
@@ -257,7 +316,7 @@ def test_if_one_of_them_fails_its_own_stage_does(workshop: Workshop) -> None:
     images.build("tests")
     with pytest.raises(StageFailed, match="building acceptance failed"):
         images.build("acceptance")
-    assert bakes(workshop) == ["services tests acceptance", "services", "tests", "acceptance"]
+    assert bakes(workshop) == ["services", "acceptance tests", "tests", "acceptance"]
 
 
 def test_a_build_sees_what_the_file_needs(
@@ -266,6 +325,7 @@ def test_a_build_sees_what_the_file_needs(
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     workshop.programs.put("docker", f'env >"{workshop.checkout.root}/seen"\n{DOCKER}')
     monkeypatch.setattr(Images, "_version", lambda *_: "1.0")
+    monkeypatch.setattr(wheelhouse, "lay_out", lambda _: None)
     Images(workshop.tools(APP_NAME="todo"), SOURCE).build("release")
     lines = (workshop.checkout.root / "seen").read_text().splitlines()
     seen = dict(line.split("=", 1) for line in lines if "=" in line)
@@ -281,7 +341,7 @@ def test_a_build_sees_what_the_file_needs(
         "CREATED": "2025-06-15T15:06:40Z",
         "CHANGED": "1750000000",
         "EXPORT_FOLDER": "../target/build/export",
-        "WHEELS_FOLDER": "../target/build/wheels",
+        "WHEELS": "../target/build/wheels",
         "PIP_CONF": "../target/build/pip.conf",
         "CA_FILE": "../target/build/ca.pem",
     }
@@ -333,6 +393,7 @@ def test_a_dry_run_builds_and_writes_nothing(
 def checked(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, image: Image | None) -> None:
     """Check a release image as if its wheelhouse were in order."""
     monkeypatch.setattr(Images, "_version", lambda *_: "1.0")
+    monkeypatch.setattr(wheelhouse, "lay_out", lambda _: None)
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     if image is not None:
         workshop.engine.images["seatrial-0123456789-local/release"] = image
@@ -386,6 +447,7 @@ def test_one_with_a_secret_in_it(
 
 def test_one_that_lacks_a_package(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Images, "_version", lambda *_: "1.0")
+    monkeypatch.setattr(wheelhouse, "lay_out", lambda _: None)
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     said = "django 5.2 requires asgiref, which is not installed."
     workshop.programs.put(

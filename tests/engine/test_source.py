@@ -10,7 +10,7 @@ import pytest
 
 from tasks.engine.console import Console
 from tasks.engine.process import CommandFailed, Processes
-from tasks.engine.source import UNVERSIONED, Source, inspect, names
+from tasks.engine.source import UNVERSIONED, Source, inspect, names, version
 from tasks.errors import Unavailable
 
 WHEN = 1_750_000_000
@@ -248,3 +248,29 @@ def test_another_remote_than_origin_is_no_address(repository: Repository) -> Non
     repository.commit()
     repository.git("remote", "add", "upstream", "https://example.org/todo.git")
     assert repository.inspect().address == ""
+
+
+# --- the version that is written down ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("[project]\nversion = '1.2.0'", "1.2.0"),
+        ("[project]\nversion = '1.2-RC.3'", "1.2rc3"),  # as the wheel's name has it
+        ("[project]\ndynamic = ['version']", ""),
+        ("[project]\nversion = 'one'", ""),
+        ("[project]\nversion = 1", ""),
+        ("project = 1", ""),
+        ("[tool.x]", ""),
+        ("[project", ""),
+    ],
+)
+def test_version(tmp_path: Path, written: str, expected: str) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app" / "pyproject.toml").write_text(written)
+    assert version(tmp_path) == expected
+
+
+def test_version_of_no_project(tmp_path: Path) -> None:
+    assert version(tmp_path) == ""
