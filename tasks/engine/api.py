@@ -21,6 +21,7 @@ from docker.context import ContextAPI
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from urllib3.exceptions import HTTPError
 
+from tasks.engine.process import classified
 from tasks.engine.readiness import Answer, State
 from tasks.engine.waits import Waits
 from tasks.errors import Failure, Misconfigured, StageFailed, Unavailable
@@ -354,7 +355,8 @@ def _translated() -> Iterator[None]:
     except Failure:
         raise
     except APIError as error:  # first, since it is a RequestException too
-        raise StageFailed(f"the engine refused: {error.explanation or error}") from error
+        why = str(error.explanation or error)
+        raise classified(StageFailed(f"the engine refused: {why}"), [why]) from error
     except (requests.exceptions.RequestException, HTTPError, ConnectionError) as error:
         raise Unavailable(
             "the connection to the Docker engine broke; this run is void",

@@ -74,7 +74,8 @@ class Processes:
         with self._child(argv, environment, folder, reads=True) as child:
             output, errors = child.communicate()
         if child.returncode:
-            raise classified(CommandFailed(argv, child.returncode, errors.splitlines()))
+            output = errors.splitlines()
+            raise classified(CommandFailed(argv, child.returncode, output), output)
         return output
 
     def run(
@@ -111,7 +112,7 @@ class Processes:
         if child.returncode and late.is_set():
             raise CommandFailed(argv, child.returncode, list(last), late=True)
         if child.returncode:
-            raise classified(CommandFailed(argv, child.returncode, list(last)))
+            raise classified(CommandFailed(argv, child.returncode, list(last)), list(last))
 
     def stop_all(self) -> None:
         """End all commands that are running: asked first, forced after a while.
@@ -203,36 +204,34 @@ def _ended_after(seconds: float | None, child: subprocess.Popen[str]) -> Iterato
         watch.cancel()
 
 
-def classified(failure: CommandFailed) -> Failure:
-    """Return `failure`, or the class of failure that its output speaks of."""
-    text = "\n".join(failure.output)
-    low = text.lower()
+def classified(failure: Failure, output: Sequence[str]) -> Failure:
+    """Return `failure`, or the class of failure that what was put out speaks of."""
+    evidence = failure.evidence or tuple(output)
+    low = "\n".join(output).lower()
     if any(word in low for word in _DISK_WORDS):
-        return DiskFailure(
-            failure.message, evidence=failure.evidence, hint="make room and try again"
-        )
+        return DiskFailure(failure.message, evidence=evidence, hint="make room and try again")
     if "permission denied" in low and "docker.sock" in low:
         return Unavailable(
             "the Docker engine may not be used by this user",
-            evidence=failure.evidence,
+            evidence=evidence,
             hint="add the user to the group docker, or run as root",
         )
     if "cannot connect to the docker daemon" in low or "error during connect" in low:
         return Unavailable(
             "the Docker engine does not answer",
-            evidence=failure.evidence,
+            evidence=evidence,
             hint="start it (./bootstrap does, as root on Debian or Ubuntu), or mend DOCKER_HOST",
         )
     if "all predefined address pools have been fully subnetted" in low:
         return Unavailable(
             "the engine has no network left to give",
-            evidence=failure.evidence,
+            evidence=evidence,
             hint="remove networks that nobody uses: docker network ls",
         )
     if "port is already allocated" in low or "address already in use" in low:
         return Unavailable(
             "the port that the settings ask for is taken",
-            evidence=failure.evidence,
+            evidence=evidence,
             hint="set HTTP_PORT=0 for any free port, or stop what holds it",
         )
     return failure

@@ -278,7 +278,7 @@ def test_words_that_blame_nobody(processes: Processes) -> None:
 
 def test_a_file_of_the_users_that_may_not_be_read_is_not_blamed_on_the_engine() -> None:
     failure = CommandFailed(["docker"], 1, ["open /home/me/compose.yaml: permission denied"])
-    assert classified(failure) is failure
+    assert classified(failure, failure.output) is failure
 
 
 def test_a_success_may_use_all_of_these_words(processes: Processes) -> None:
