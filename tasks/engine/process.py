@@ -74,8 +74,8 @@ class Processes:
         with self._child(argv, environment, folder, reads=True) as child:
             output, errors = child.communicate()
         if child.returncode:
-            output = errors.splitlines()
-            raise classified(CommandFailed(argv, child.returncode, output), output)
+            lines = errors.splitlines()
+            raise classified(CommandFailed(argv, child.returncode, lines), lines)
         return output
 
     def run(
