@@ -181,7 +181,7 @@ def execute(
     ):
         try:
             while sorter.is_active():
-                waiting = [*waiting, *sorter.get_ready()]
+                waiting.extend(sorter.get_ready())
                 waiting.sort(key=lambda stage: (-behind[stage], stages.index(stage)))
                 while waiting and len(running) < jobs and failure is None:
                     stage = waiting.pop(0)

@@ -326,11 +326,11 @@ class Environment(Generic[Roles]):
 
     def _fresh(self, *services: str) -> None:
         """Remove containers of an earlier time: their log and files are not those of this run."""
-        if not self._tools.dry and not self._created.issuperset(services):
+        old = set(services) - self._created
+        if old and not self._tools.dry:
             there = self._tools.engine.containers(self.labels)
-            for service in services:
-                if service in there and service not in self._created:
-                    self._tools.engine.discard(there[service])
+            for service in old & there.keys():
+                self._tools.engine.discard(there[service])
 
     def _tested(self, one: Tests) -> reports.Finished:
         self.up(one.service)

@@ -79,7 +79,7 @@ class Images:
     def _together(self, role: str) -> list[str]:
         expected = self.expected & _BESIDE if role in _BESIDE else self.expected - _BESIDE
         together = sorted({role} | expected - self._built)
-        if "wheelhouse" in together and not self._version(together):
+        if "wheelhouse" in together and not source.version(self._tools.checkout.root):
             return [one for one in together if one not in _OF_WHEELS]  # once it is known
         return together
 
@@ -98,7 +98,7 @@ class Images:
                 compose.bake(
                     FILE, targets, tools.settings.build_cache_from, tools.settings.build_cache_to
                 ),
-                environment=self._environment(found, self._version(roles), self._wheels(roles)),
+                environment={**self._environment(found), **self._of_wheels(roles)},
                 folder=tools.compose_folder,
                 show=_Steps(),
             )
@@ -191,30 +191,22 @@ class Images:
         image = self._tools.engine.image(f"{self._tools.image_prefix}/{target}")
         return image.id if image else ""
 
-    def _version(self, roles: Sequence[str]) -> str:
-        """Return the application's version, for images that are built from its wheel."""
-        if not _OF_WHEELS & set(roles):
-            return ""
-        if "wheelhouse" in roles:
-            return source.version(self._tools.checkout.root)
-        if self._tools.dry:
-            return ""
-        return wheelhouse.verified(self._tools.checkout).version
+    def _of_wheels(self, roles: Sequence[str]) -> dict[str, str]:
+        """Return what a build of these has to be told of the wheels that it installs.
 
-    def _wheels(self, roles: Sequence[str]) -> str:
-        """Return where the release image has its wheels from, as bake names a context.
-
-        From the wheelhouse: either the one that the same graph builds, or the one that is there.
+        WHEELS is a context, as bake names it: what the same graph builds, or the wheelhouse that is
+        there, laid out anew. VERSION is the application's.
         """
+        if not _OF_WHEELS & set(roles):
+            return {}
+        checkout = self._tools.checkout
         if "wheelhouse" in roles:
-            return f"target:{self.roles.wheelhouse}"
-        if _OF_WHEELS & set(roles) and not self._tools.dry:
-            wheelhouse.lay_out(self._tools.checkout)
-        return self._seen(wheelhouse.layout_folder(self._tools.checkout))
+            wheels = f"target:{self.roles.wheelhouse}"
+            return {"WHEELS": wheels, "VERSION": source.version(checkout.root)}
+        version = "" if self._tools.dry else wheelhouse.lay_out(checkout).version
+        return {"WHEELS": self._seen(wheelhouse.layout_folder(checkout)), "VERSION": version}
 
-    def _environment(
-        self, base_source: str, version: str = "", wheels: str = "."
-    ) -> dict[str, str]:
+    def _environment(self, base_source: str) -> dict[str, str]:
         tools = self._tools
         build = tools.checkout.target / "build"
         secrets = buildsecrets.BuildSecrets(build / "pip.conf", build / "ca.pem")
@@ -227,8 +219,8 @@ class Images:
             "BASE_SOURCE": base_source,
             "CHANGED": str(self._source.changed),
             "EXPORT_FOLDER": self._seen(wheelhouse.export_folder(tools.checkout)),
-            "WHEELS": wheels,
-            "VERSION": version,
+            "WHEELS": ".",  # of those that install none, as the file wants it
+            "VERSION": "",
             "REVISION": self._source.revision,
             "SOURCE": self._source.address,
             "CREATED": self._source.created,

@@ -192,19 +192,39 @@ def bakes(workshop: Workshop) -> list[str]:
     return [" ".join(targets) for targets in calls]
 
 
-def test_a_role_is_built_once(workshop: Workshop) -> None:
+def with_base(workshop: Workshop, docker: str = DOCKER, **settings: str) -> Images:
+    """Return images whose base is there, and that are built by the script `docker`."""
     workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
-    workshop.programs.put("docker", DOCKER)
-    images = Images(workshop.tools(), SOURCE)
+    workshop.programs.put("docker", docker)
+    return Images(workshop.tools(dry=False, **settings), SOURCE)
+
+
+def noting(workshop: Workshop, script: str = "") -> str:
+    """Return a docker that notes its environment for `seen`, runs `script`, and builds."""
+    return f'env >>"{workshop.checkout.root}/seen"\n{script}\n{DOCKER}'
+
+
+def seen(workshop: Workshop) -> dict[str, str]:
+    """Return the environment of the builds, of several the last one's."""
+    lines = (workshop.checkout.root / "seen").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line)
+
+
+def with_wheelhouse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a wheelhouse that is in order, with an application of version 1.0."""
+    house = wheelhouse.Wheelhouse({"todo-1.0-py3-none-any.whl": ""}, {})
+    monkeypatch.setattr(wheelhouse, "lay_out", lambda _: house)
+
+
+def test_a_role_is_built_once(workshop: Workshop) -> None:
+    images = with_base(workshop)
     images.build("services")
     images.build("services")
     assert bakes(workshop) == ["services"]
 
 
 def test_what_the_names_stood_for_before_is_removed(workshop: Workshop) -> None:
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
-    workshop.programs.put("docker", DOCKER)
-    images = Images(workshop.tools(), SOURCE)
+    images = with_base(workshop)
     images.remove_replaced()
     assert workshop.engine.images_removed == []
     images.build("services")
@@ -213,9 +233,7 @@ def test_what_the_names_stood_for_before_is_removed(workshop: Workshop) -> None:
 
 
 def test_what_a_run_needs_is_built_with_the_first_that_is_asked_for(workshop: Workshop) -> None:
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
-    workshop.programs.put("docker", DOCKER)
-    images = Images(workshop.tools(), SOURCE)
+    images = with_base(workshop)
     images.expected = frozenset({"acceptance", "services", "publishing"})
     images.build("tests")
     images.build("services")
@@ -232,22 +250,18 @@ def with_version(workshop: Workshop, version: str) -> None:
 
 def test_wheels_and_release_image_are_built_in_one_graph(workshop: Workshop) -> None:
     with_version(workshop, "version = '1.0-rc.2'")
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
-    workshop.programs.put("docker", f'env >"{workshop.checkout.root}/seen"\n{DOCKER}')
-    images = Images(workshop.tools(), SOURCE)
+    images = with_base(workshop, noting(workshop))
     images.expected = frozenset({"wheelhouse", "release", "check"})
     images.build("wheelhouse")
     images.build("release")
     assert bakes(workshop) == ["check release wheelhouse"]
-    seen = (workshop.checkout.root / "seen").read_text().splitlines()
-    assert {"WHEELS=target:wheelhouse", "VERSION=1.0rc2"} <= {*seen}
+    told = seen(workshop)
+    assert (told["WHEELS"], told["VERSION"]) == ("target:wheelhouse", "1.0rc2")
 
 
 def test_a_version_that_the_build_makes_has_to_be_known_first(workshop: Workshop) -> None:
     with_version(workshop, "dynamic = ['version']")
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
-    workshop.programs.put("docker", DOCKER)
-    images = Images(workshop.tools(), SOURCE)
+    images = with_base(workshop)
     images.expected = frozenset({"wheelhouse", "release", "check", "tests"})
     images.build("tests")
     assert bakes(workshop) == ["tests wheelhouse"]
@@ -257,29 +271,23 @@ def test_a_wheel_of_another_version_than_was_written_has_the_release_image_built
     workshop: Workshop,
 ) -> None:
     with_version(workshop, "version = '1.0'")
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     export = wheelhouse.export_folder(workshop.checkout)
     wheels = [export / "application" / "app-2.0-py3-none-any.whl", export / "dependencies" / "x"]
     made = "\n".join(f"mkdir -p {wheel.parent}" for wheel in wheels) + f"\ntouch {wheels[0]}"
-    workshop.programs.put("docker", f'env >>"{workshop.checkout.root}/seen"\n{made}\n{DOCKER}')
-    images = Images(workshop.tools(), SOURCE)
+    images = with_base(workshop, noting(workshop, made))
     images.expected = frozenset({"wheelhouse", "release", "check"})
     images.wheels()
     images.release()
     assert bakes(workshop) == ["check release wheelhouse", "check release"]
-    # of several, the last
-    seen = (workshop.checkout.root / "seen").read_text().splitlines()
-    last = dict(line.split("=", 1) for line in seen if "=" in line)
-    assert (last["VERSION"], last["WHEELS"]) == ("2.0", "../target/build/wheels")
+    told = seen(workshop)
+    assert (told["VERSION"], told["WHEELS"]) == ("2.0", "../target/build/wheels")
 
 
 def test_a_role_that_no_image_plays_builds_nothing(workshop: Workshop) -> None:
     # a bake that names no targets would build them all
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     roles = json.loads(CONFIGURATION)
     roles["x-seatrial"]["services"] = []
-    workshop.programs.put("docker", DOCKER.replace(CONFIGURATION, json.dumps(roles)))
-    Images(workshop.tools(), SOURCE).build("services")
+    with_base(workshop, DOCKER.replace(CONFIGURATION, json.dumps(roles))).build("services")
     assert bakes(workshop) == []
 
 
@@ -308,9 +316,7 @@ def test_compose_that_is_missing_is_told_as_such(workshop: Workshop) -> None:
 
 
 def test_if_one_of_them_fails_its_own_stage_does(workshop: Workshop) -> None:
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
-    workshop.programs.put("docker", f'case "$*" in *bake*acceptance*) exit 1 ;; esac\n{DOCKER}')
-    images = Images(workshop.tools(), SOURCE)
+    images = with_base(workshop, f'case "$*" in *bake*acceptance*) exit 1 ;; esac\n{DOCKER}')
     images.expected = frozenset({"acceptance", "services", "tests"})
     images.build("services")
     images.build("tests")
@@ -322,13 +328,9 @@ def test_if_one_of_them_fails_its_own_stage_does(workshop: Workshop) -> None:
 def test_a_build_sees_what_the_file_needs(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
-    workshop.programs.put("docker", f'env >"{workshop.checkout.root}/seen"\n{DOCKER}')
-    monkeypatch.setattr(Images, "_version", lambda *_: "1.0")
-    monkeypatch.setattr(wheelhouse, "lay_out", lambda _: None)
-    Images(workshop.tools(APP_NAME="todo"), SOURCE).build("release")
-    lines = (workshop.checkout.root / "seen").read_text().splitlines()
-    seen = dict(line.split("=", 1) for line in lines if "=" in line)
+    with_wheelhouse(monkeypatch)
+    with_base(workshop, noting(workshop), APP_NAME="todo").build("release")
+    told = seen(workshop)
     expected = {
         "APP_NAME": "todo",
         "PROJECT": "seatrial",
@@ -345,18 +347,15 @@ def test_a_build_sees_what_the_file_needs(
         "PIP_CONF": "../target/build/pip.conf",
         "CA_FILE": "../target/build/ca.pem",
     }
-    assert {name: seen.get(name) for name in expected} == expected
+    assert {name: told.get(name) for name in expected} == expected
 
 
 def test_a_failed_build_is_told_by_its_failed_step(workshop: Workshop) -> None:
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     output = workshop.checkout.root / "output"
     output.write_text("\n".join(BUILD) + "\n")
-    workshop.programs.put(
-        "docker", f'[ "$1" != buildx ] || {{ cat "{output}"; exit 1; }}\n{DOCKER}'
-    )
+    images = with_base(workshop, f'[ "$1" != buildx ] || {{ cat "{output}"; exit 1; }}\n{DOCKER}')
     with pytest.raises(StageFailed) as caught:
-        Images(workshop.tools(), SOURCE).build("services")
+        images.build("services")
     failure = caught.value
     assert failure.message == "building services failed"
     assert failure.evidence[0] == "[app wheels 2/5] RUN pip wheel ."
@@ -364,11 +363,10 @@ def test_a_failed_build_is_told_by_its_failed_step(workshop: Workshop) -> None:
 
 
 def test_a_full_disk_is_not_the_builds_fault(workshop: Workshop) -> None:
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
     said = "write x: no space left on device"
-    workshop.programs.put("docker", f'[ "$1" != buildx ] || {{ echo "{said}"; exit 1; }}\n{DOCKER}')
+    images = with_base(workshop, f'[ "$1" != buildx ] || {{ echo "{said}"; exit 1; }}\n{DOCKER}')
     with pytest.raises(Exception, match="ended with 1") as caught:
-        Images(workshop.tools(), SOURCE).build("services")
+        images.build("services")
     assert getattr(caught.value, "exit_code", None) == 74
 
 
@@ -392,15 +390,13 @@ def test_a_dry_run_builds_and_writes_nothing(
 
 def checked(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, image: Image | None) -> None:
     """Check a release image as if its wheelhouse were in order."""
-    monkeypatch.setattr(Images, "_version", lambda *_: "1.0")
-    monkeypatch.setattr(wheelhouse, "lay_out", lambda _: None)
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    with_wheelhouse(monkeypatch)
+    images = with_base(workshop)
     if image is not None:
         workshop.engine.images["seatrial-0123456789-local/release"] = image
         workshop.engine.images[image.id] = image
-    workshop.programs.put("docker", DOCKER)
     workshop.console.mask = masker(["tr0ub4dor"])
-    Images(workshop.tools(), SOURCE).check_release()
+    images.check_release()
 
 
 def test_a_release_image_that_is_in_order(
@@ -446,16 +442,14 @@ def test_one_with_a_secret_in_it(
 
 
 def test_one_that_lacks_a_package(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Images, "_version", lambda *_: "1.0")
-    monkeypatch.setattr(wheelhouse, "lay_out", lambda _: None)
-    workshop.engine.images["debian:12-slim"] = Image("sha256:0", {}, "", {})
+    with_wheelhouse(monkeypatch)
     said = "django 5.2 requires asgiref, which is not installed."
-    workshop.programs.put(
-        "docker",
+    images = with_base(
+        workshop,
         f'[ "$1" != buildx ] || {{ echo " > [check 1/1] RUN pip check:"; echo "0.3 {said}";'
         f" exit 1; }}\n{DOCKER}",
     )
     with pytest.raises(StageFailed) as caught:
-        Images(workshop.tools(), SOURCE).check_release()
+        images.check_release()
     assert caught.value.message == "the release image is not complete"
     assert caught.value.evidence == ("[check 1/1] RUN pip check", f"  {said}")

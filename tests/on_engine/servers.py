@@ -5,6 +5,7 @@ They carry the labels of a checkout, so that its `invoke clean` takes them away.
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import io
 import ipaddress
@@ -63,6 +64,11 @@ if os.path.exists("/etc/server.pem"):
     server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
 """
+
+
+def encoded(password: str = PASSWORD) -> str:
+    """Return name and password as HTTP's Basic authentication and Docker's configuration do."""
+    return base64.b64encode(f"{USER}:{password}".encode()).decode()
 
 
 class Authority:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
@@ -23,7 +22,7 @@ from tests.on_engine.publishing import (
     attached,
     without_secrets,
 )
-from tests.on_engine.servers import PASSWORD, USER, Authority, Harbour, Index, Registry
+from tests.on_engine.servers import PASSWORD, USER, Authority, Harbour, Index, Registry, encoded
 from tests.on_engine.tokens import TokenService
 
 if TYPE_CHECKING:
@@ -32,10 +31,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.engine
 
 WRONG = "half-astern-51b0aa"
-
-
-def encoded(password: str) -> str:
-    return base64.b64encode(f"{USER}:{password}".encode()).decode()
 
 
 def configuration(folder: Path, registry: str, password: str) -> str:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509 import load_pem_x509_certificate
 
-from tests.on_engine.servers import PASSWORD, USER, Authority
+from tests.on_engine.servers import USER, Authority, encoded
 
 SERVICE = "harbour"
 ISSUER = "harbour master"
@@ -108,8 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         scope = parse_qs(urlsplit(self.path).query).get("scope", [""])[0]
         self.tokens.scopes.append(scope)
-        secret = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-        known = self.headers.get("Authorization") == f"Basic {secret}"
+        known = self.headers.get("Authorization") == f"Basic {encoded()}"
         body = json.dumps({"token": self.tokens.token(scope)} if known else {}).encode()
         self.send_response_only(200 if known else 401)
         self.send_header("Content-Length", str(len(body)))
