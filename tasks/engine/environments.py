@@ -414,11 +414,13 @@ class ReleaseEnvironment(Environment[ReleaseRoles]):
         roles = self.roles
         steps = *roles.check, *roles.initialisation
         self._fresh(*steps)
-        self.create(*steps, roles.application, roles.frontend.service)
+        # Of the release image alone: those of other images may be building yet.
+        self.create(*steps, roles.application)
         self.steps(*roles.check)
 
     def start_database(self) -> None:
         """Start the database and wait until it is ready."""
+        self.create(self.roles.database.service, self.roles.frontend.service)
         _start_database(self, self.roles.database, self._tools.settings.database_deadline)
 
     def initialise(self) -> None:
