@@ -32,6 +32,9 @@ _STEP = re.compile(r"(#\d+) ((?:\[(?![^]]*internal)[^]]+\] |ERROR).*)")
 _RULE = "------"
 _FAILED_STEP = re.compile(r" > (\[.*):")
 _SECONDS = re.compile(r"^\d+\.\d+ ")
+# BuildKit loses track now and then of what builds beside each other share; a second try succeeds.
+# See https://github.com/moby/buildkit/issues/2303.
+_LOST_TRACK = "inconsistent graph state"
 _UNSET = re.compile(r"required variable (\w+) is missing a value")
 
 
@@ -47,6 +50,7 @@ class Images:
         self.expected: frozenset[str] = frozenset()
         self._built: set[str] = set()
         self._building = {beside: threading.Lock() for beside in (True, False)}
+        self._released = False  # whether the release image is the one of the wheelhouse
         self._versions_suffice = False
 
     @cached_property
@@ -83,7 +87,7 @@ class Images:
             return [one for one in together if one not in _OF_WHEELS]  # once it is known
         return together
 
-    def _bake(self, roles: Sequence[str]) -> None:
+    def _bake(self, roles: Sequence[str], *, again: bool = True) -> None:
         tools = self._tools
         if not tools.dry:
             self._require_versions()
@@ -103,6 +107,10 @@ class Images:
                 show=_Steps(),
             )
         except CommandFailed as error:
+            if again and any(_LOST_TRACK in line for line in error.output):
+                tools.console.note(f"BuildKit lost track ({_LOST_TRACK}): building once more")
+                self._bake(roles, again=False)
+                return
             raise StageFailed(
                 f"building {', '.join(targets)} failed",
                 evidence=failed_step(error.output) or error.evidence,
@@ -138,6 +146,17 @@ class Images:
         if not self._tools.dry:
             wheelhouse.verified(self._tools.checkout)
         self.build("release")
+        self._released = True
+
+    def made(self, name: str) -> bool:
+        """Whether this run has made the image of this name, for containers to be created of it."""
+        prefix, _, target = name.rpartition("/")
+        if target == self.roles.release and not self._released:
+            return False
+        built = tuple(self._built)  # to which another stage may add at this moment
+        return prefix == self._tools.image_prefix and any(
+            target in self._targets(role) for role in built
+        )
 
     def check_release(self) -> None:
         """Check what the release image holds, before it is ever started.

@@ -134,7 +134,7 @@ class Run:
         """The registry and the index of this machine; they stay until `clean`."""
         return PublishEnvironment(
             self.tools, "publish", "publish.yaml", PublishRoles, run=self.id, variables={},
-            own=True,
+            made=self.images.made, own=True,
         )  # fmt: skip
 
     @cached_property
@@ -151,7 +151,7 @@ class Run:
         return self._opened(
             TestEnvironment(
                 self.tools, "test", "test.yaml", TestRoles, run=self.id, variables={},
-                own="test.db" in self._goals,
+                made=self.images.made, own="test.db" in self._goals,
             )
         )  # fmt: skip
 
@@ -353,7 +353,7 @@ class Run:
     def _release(self, stage: str, *, own: bool) -> ReleaseEnvironment:
         return ReleaseEnvironment(
             self.tools, stage, "release.yaml", ReleaseRoles, run=self.id,
-            variables={"REVISION": self.source.revision}, own=own,
+            variables={"REVISION": self.source.revision}, made=self.images.made, own=own,
         )  # fmt: skip
 
     def _tear_down(self, *, failed: bool) -> None:

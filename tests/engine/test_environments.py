@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tasks.engine import environments
+from tasks.engine import compose, environments
 from tasks.engine.console import MASK, masker
 from tasks.engine.readiness import Ready, Wait
 from tasks.engine.roles import ReleaseRoles
@@ -17,6 +17,8 @@ from tasks.errors import Misconfigured, StageFailed
 from tests.engine.conftest import ContainerDouble
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from tests.engine.conftest import Workshop
 
 PASSED = b"<testsuite><testcase name='a'/></testsuite>"
@@ -40,7 +42,14 @@ RELEASE: dict[str, Any] = {
         "frontend": {"service": "proxy", "port": 80, "probe": ["get"]},
         "tests": [{"name": "acceptance", "service": "specs", "report": "/r.xml", "restart": "web"}],
     },
-    "services": {name: {} for name in ("db", "schema", "static", "web", "proxy", "specs")},
+    "services": {
+        "db": {"image": "mine/db"},
+        "schema": {"image": "mine/web"},
+        "static": {"image": "mine/web"},
+        "web": {"image": "mine/web"},
+        "proxy": {"image": "mine/proxy"},
+        "specs": {"image": "mine/specs"},
+    },
 }
 UP = "up --detach --no-deps --no-build --pull never --timeout 0 --quiet-pull"
 
@@ -56,17 +65,22 @@ def of_tests(
     answer_with(workshop, TEST)
     return environments.TestEnvironment(
         workshop.tools(dry=dry, **settings), "test", "test.yaml", RolesOfTests,
-        run="run-1", variables={},
+        run="run-1", variables={}, made=lambda _: False,
     )  # fmt: skip
 
 
 def of_release(
-    workshop: Workshop, *, dry: bool = False, own: bool = False, **settings: str
+    workshop: Workshop,
+    *,
+    dry: bool = False,
+    own: bool = False,
+    made: Collection[str] = (),
+    **settings: str,
 ) -> environments.ReleaseEnvironment:
     answer_with(workshop, RELEASE)
     return environments.ReleaseEnvironment(
         workshop.tools(dry=dry, **settings), "release", "release.yaml", ReleaseRoles,
-        run="run-1", variables={"REVISION": "c0ffee"}, own=own,
+        run="run-1", variables={"REVISION": "c0ffee"}, made=made.__contains__, own=own,
     )  # fmt: skip
 
 
@@ -137,63 +151,77 @@ def test_no_steps_start_nothing(workshop: Workshop) -> None:
 # --- containers that are there before they are started ------------------------------------------
 
 
-def test_what_was_created_is_started_without_compose(workshop: Workshop) -> None:
-    environment = of_release(workshop)
-    environment.create("web", "proxy")
-    workshop.engine.put(ContainerDouble("web"), ContainerDouble("proxy"))
+@pytest.fixture
+def _creating(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what Compose was told to create be there."""
+    argv = compose.create
+
+    def create(project: str, file: str, services: Sequence[str]) -> list[str]:
+        workshop.engine.put(*map(ContainerDouble, services))
+        return argv(project, file, services)
+
+    monkeypatch.setattr(compose, "create", create)
+
+
+@pytest.mark.usefixtures("_creating")
+def test_with_the_first_service_all_are_created_whose_images_were_made(workshop: Workshop) -> None:
+    environment = of_release(workshop, made={"mine/web", "mine/proxy"})
+    environment.up("schema")
     environment.up("web", "proxy")
-    assert creations(workshop) == ["web proxy"]
-    assert workshop.engine.started == ["web", "proxy"]
+    assert creations(workshop) == ["proxy schema static web"]
+    assert workshop.engine.started == ["schema", "web", "proxy"]
     assert ups(workshop) == []
 
 
+@pytest.mark.usefixtures("_creating")
 def test_what_was_created_is_started_once(workshop: Workshop) -> None:
     # the second time it may have another configuration: that is for Compose to see
-    environment = of_release(workshop)
-    environment.create("web")
-    workshop.engine.put(ContainerDouble("web"))
-    environment.up("web")
-    environment.up("web")
-    assert workshop.engine.started == ["web"]
-    assert ups(workshop) == ["web"]
+    environment = of_release(workshop, made={"mine/proxy"})
+    environment.up("proxy")
+    environment.up("proxy")
+    assert creations(workshop) == ["proxy"]
+    assert workshop.engine.started == ["proxy"]
+    assert ups(workshop) == ["proxy"]
 
 
+@pytest.mark.usefixtures("_creating")
 def test_what_is_there_already_is_not_created(workshop: Workshop) -> None:
     # of the user's own environment, where it may be running
     workshop.engine.put(ContainerDouble("web", status="running"))
-    environment = of_release(workshop, own=True)
-    environment.create("web", "proxy")
-    workshop.engine.put(ContainerDouble("proxy"))
+    environment = of_release(workshop, own=True, made={"mine/web", "mine/proxy"})
     environment.up("web", "proxy")
-    assert creations(workshop) == ["proxy"]
+    assert creations(workshop) == ["proxy schema static"]
     assert workshop.engine.started == ["proxy"]
     assert ups(workshop) == ["web"]
 
 
-def test_nothing_new_creates_nothing(workshop: Workshop) -> None:
-    # none named would be all of them
-    workshop.engine.put(ContainerDouble("web"))
-    of_release(workshop).create("web")
+@pytest.mark.usefixtures("_creating")
+def test_what_cannot_be_created_yet_has_nothing_else_created(workshop: Workshop) -> None:
+    # an image of the same name may be there, of an earlier run: it is not to be taken
+    made = {"mine/proxy"}
+    environment = of_release(workshop, made=made)
+    environment.up("db")
     assert creations(workshop) == []
+    assert ups(workshop) == ["db"]
+    made.add("mine/specs")
+    environment.up("specs")
+    assert creations(workshop) == ["proxy specs"]
 
 
-def test_all_that_the_release_image_is_needed_for_is_created_before_it_is_checked(
+@pytest.mark.usefixtures("_creating")
+def test_containers_of_an_earlier_run_are_removed_and_those_just_created_are_not(
     workshop: Workshop,
 ) -> None:
-    workshop.engine.put(ContainerDouble("static"))
-    of_release(workshop).check()
-    # the schema is not of an earlier run
-    assert workshop.engine.there["static"].removed
-    assert creations(workshop) == ["schema web proxy"]
-
-
-def test_what_was_just_created_is_not_taken_for_an_earlier_runs(workshop: Workshop) -> None:
-    environment = of_release(workshop)
-    environment.check()
-    workshop.engine.put(*map(ContainerDouble, ("schema", "static", "web", "proxy")))
+    old = ContainerDouble("static")
+    workshop.engine.put(old)
+    environment = of_release(workshop, own=True, made={"mine/web"})
+    environment.up("web")
+    assert creations(workshop) == ["schema web"]
     environment.initialise()
-    assert workshop.engine.started == ["schema", "static"]
-    assert not any(container.removed for container in workshop.engine.there.values())
+    assert old.removed
+    # the schema was not removed before it was started: it is of this run
+    assert workshop.engine.started == ["web", "schema"]
+    assert ups(workshop) == ["static"]
 
 
 # --- services ------------------------------------------------------------------------------------
@@ -486,10 +514,9 @@ def test_a_dry_run_shows_all_of_it_and_touches_nothing(
         "wait until static has ended with 0",
         f"{up} web proxy",
         "ask in proxy until ready: get",
-        f"{up.replace(UP, CREATE)} specs",
         "restart web",
         "ask in proxy until ready: get",
-        "start specs",
+        f"{up} specs",
         "wait for specs, copy /r.xml out of it",
         "judge the exit codes and acceptance.xml",
         f"remove all containers, networks, volumes of {project}",

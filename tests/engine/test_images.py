@@ -184,6 +184,7 @@ def test_the_roles_are_read_once(workshop: Workshop) -> None:
     assert len(workshop.programs.calls) == 1
 
 
+PREFIX = "seatrial-0123456789-local"
 BAKE = "docker buildx bake --file images.yaml --progress plain"
 
 
@@ -283,6 +284,31 @@ def test_a_wheel_of_another_version_than_was_written_has_the_release_image_built
     assert (told["VERSION"], told["WHEELS"]) == ("2.0", "../target/build/wheels")
 
 
+def test_what_was_made_is_known_by_its_name(workshop: Workshop) -> None:
+    images = with_base(workshop)
+    assert not images.made(f"{PREFIX}/services")
+    images.build("services")
+    assert images.made(f"{PREFIX}/services")
+    assert not images.made(f"{PREFIX}/tests")  # may be there, of an earlier run
+    assert not images.made("debian:12-slim")
+    assert not images.made("another-0123456789/services")
+    assert not images.made("")
+
+
+def test_the_release_image_is_made_when_it_is_the_one_of_the_wheelhouse(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_version(workshop, "version = '1.0'")
+    monkeypatch.setattr(wheelhouse, "verified", lambda _: None)
+    images = with_base(workshop)
+    images.expected = frozenset({"wheelhouse", "release"})
+    images.build("wheelhouse")
+    assert bakes(workshop) == ["release wheelhouse"]
+    assert not images.made(f"{PREFIX}/release")  # it may have to be built again
+    images.release()
+    assert images.made(f"{PREFIX}/release")
+
+
 def test_a_role_that_no_image_plays_builds_nothing(workshop: Workshop) -> None:
     # a bake that names no targets would build them all
     roles = json.loads(CONFIGURATION)
@@ -325,6 +351,28 @@ def test_if_one_of_them_fails_its_own_stage_does(workshop: Workshop) -> None:
     assert bakes(workshop) == ["services", "acceptance tests", "tests", "acceptance"]
 
 
+LOST = "ERROR: target services: failed to solve: failed to get edge: inconsistent graph state"
+
+
+def test_a_builder_that_lost_track_is_asked_once_more(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = workshop.checkout.root / "lost"
+    lose = f'touch {lost}; echo "{LOST}"; exit 1'
+    once = f'case "$*" in *bake*) [ -e {lost} ] || {{ {lose}; }} ;; esac'
+    with_base(workshop, f"{once}\n{DOCKER}").build("services")
+    assert bakes(workshop) == ["services", "services"]
+    assert "building once more" in capsys.readouterr().err
+
+
+def test_a_builder_that_lost_track_twice_fails(workshop: Workshop) -> None:
+    images = with_base(workshop, f'case "$*" in *bake*) echo "{LOST}"; exit 1 ;; esac\n{DOCKER}')
+    with pytest.raises(StageFailed, match="building services failed") as caught:
+        images.build("services")
+    assert bakes(workshop) == ["services", "services"]
+    assert LOST in caught.value.evidence
+
+
 def test_a_build_sees_what_the_file_needs(
     workshop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +383,7 @@ def test_a_build_sees_what_the_file_needs(
         "APP_NAME": "todo",
         "PROJECT": "seatrial",
         "CHECKOUT": "0123456789",
-        "IMAGE_PREFIX": "seatrial-0123456789-local",
+        "IMAGE_PREFIX": PREFIX,
         "BASE_SOURCE": "debian:12-slim",
         "VERSION": "1.0",
         "REVISION": "c0ffee",
@@ -393,7 +441,7 @@ def checked(workshop: Workshop, monkeypatch: pytest.MonkeyPatch, image: Image | 
     with_wheelhouse(monkeypatch)
     images = with_base(workshop)
     if image is not None:
-        workshop.engine.images["seatrial-0123456789-local/release"] = image
+        workshop.engine.images[f"{PREFIX}/release"] = image
         workshop.engine.images[image.id] = image
     workshop.console.mask = masker(["tr0ub4dor"])
     images.check_release()

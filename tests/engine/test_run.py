@@ -326,13 +326,13 @@ def test_what_is_left_can_be_listed_before_it_is_removed(
 def test_given_up_it_starts_nothing_more(
     start: Start, programs: Programs, engine: EngineDouble
 ) -> None:
-    programs.put("docker")
+    programs.put("docker", """echo '{"services": {}}'""")
     with start("test.unit") as run:
         environment = run.test_environment
         run.give_up()
         with pytest.raises(StageFailed, match="the run is ending"):
             environment.up("db")
-    assert programs.calls == []
+    assert not [call for call in programs.calls if " config " not in call]
     assert removed(engine) == ["test"]
 
 
