@@ -1,4 +1,4 @@
-"""Many releases in a row, each in a checkout of its own and with another number of jobs.
+"""Many releases in a row, each in a checkout of its own, with another number and order of jobs.
 
     python tests/soak.py [how many] [--seed N]
 
@@ -16,10 +16,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LAST_LINES = 20
+
+# What a release consists of, but for the stages that leave an environment to the user if named.
+STAGES = (
+    "build.services",
+    "build.wheels",
+    "test.image",
+    "test.unit",
+    "test.integration",
+    "release.image",
+    "release.check",
+    "acceptance.image",
+    "release.acceptance",
+)
 
 
 def main() -> int:
@@ -35,8 +49,9 @@ def main() -> int:
         folder = Path(tempfile.mkdtemp(prefix="seatrial-soak-")) / "checkout"
         at_once = jobs.randint(1, 6)
         began = time.monotonic()
-        problem = released(folder, at_once)
-        told = f"{number:3}  JOBS={at_once}  {time.monotonic() - began:5.1f} s"
+        order = jobs.sample(STAGES, len(STAGES))
+        problem = released(folder, at_once, order)
+        told = f"{number:3}  JOBS={at_once}  {time.monotonic() - began:5.1f} s  {' '.join(order)}"
         print(f"{told}  {f'FAILED in {folder}' if problem else 'passed'}", flush=True)
         if problem:
             failed += 1
@@ -47,10 +62,13 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def released(folder: Path, jobs: int) -> str:
-    """Release from a new checkout, and clean it; return what went wrong, if anything did."""
+def released(folder: Path, jobs: int, order: Sequence[str]) -> str:
+    """Release from a new checkout, and clean it; return what went wrong, if anything did.
+
+    `order` is that of the stages on the command line.
+    """
     run("git", "clone", "--quiet", str(ROOT), str(folder), at=ROOT)
-    release = run("invoke", "release.acceptance", at=folder, FRESH="1", JOBS=str(jobs))
+    release = run("invoke", *order, at=folder, FRESH="1", JOBS=str(jobs))
     if release.returncode:
         return told(release)
     if "accepted: sha256:" not in release.stdout:
