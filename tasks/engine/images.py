@@ -245,6 +245,8 @@ class Images:
             "CREATED": self._source.created,
             "PIP_CONF": self._seen(secrets.pip_conf),
             "CA_FILE": self._seen(secrets.ca_file),
+            # Else buildx asks git seven questions for each target: the labels say what it is of.
+            "BUILDX_GIT_INFO": "0",
         }
 
     def _seen(self, path: Path) -> str:

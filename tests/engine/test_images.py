@@ -394,6 +394,7 @@ def test_a_build_sees_what_the_file_needs(
         "WHEELS": "../target/build/wheels",
         "PIP_CONF": "../target/build/pip.conf",
         "CA_FILE": "../target/build/ca.pem",
+        "BUILDX_GIT_INFO": "0",
     }
     assert {name: told.get(name) for name in expected} == expected
 
