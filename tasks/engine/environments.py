@@ -149,7 +149,8 @@ class Environment(Generic[Roles]):
         with self._composing:
             self._create(services)
             created = [service for service in services if service in self._created]
-            self._created.difference_update(created)
+            if not self._tools.dry:  # where nothing else would tell later that they are there
+                self._created.difference_update(created)
             others = [service for service in services if service not in created]
             if others:
                 self._compose(compose.up(self.project, self._file, others))

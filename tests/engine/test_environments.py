@@ -524,3 +524,24 @@ def test_a_dry_run_shows_all_of_it_and_touches_nothing(
     assert ups(workshop) == []
     assert workshop.engine.removed == []
     assert list(workshop.checkout.target.iterdir()) == []
+
+
+def test_a_dry_run_creates_each_container_once(
+    workshop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: set[str] = {"mine/web"}
+    environment = of_release(workshop, dry=True, made=made)
+    environment.initialise()
+    made |= {"mine/db", "mine/proxy", "mine/specs"}
+    environment.start_database()
+    environment.start_application()
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.split(CREATE)[1].split() for line in shown if CREATE in line] == [
+        ["schema", "static", "web"],
+        ["db", "proxy", "specs"],
+    ]
+    assert [line for line in shown if line.startswith("start ")] == [
+        "start schema, static",
+        "start db",
+        "start web, proxy",
+    ]

@@ -342,7 +342,7 @@ def test_wheels_and_their_record_were_exchanged(port: Port) -> None:
 
 # --- what is built -------------------------------------------------------------------------------
 
-DOWNLOADED = "--no-deps --dest=/wheels -r /tmp/requirements.lock"
+DOWNLOADED = "--only-binary=:all: --dest=/wheels -r /tmp/requirements.lock"
 
 
 @pytest.mark.parametrize(
