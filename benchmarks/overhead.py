@@ -253,8 +253,9 @@ def as_for_users(environ: Mapping[str, str]) -> dict[str, str]:
 def database(run: Run, rounds: int) -> Iterator[Comparison]:
     """Compare the lag for the database of the test environment."""
     environment = WaitedTest(
-        run.tools, "overhead-test", "test.yaml", TestRoles, run=run.id, variables={}
-    )
+        run.tools, "overhead-test", "test.yaml", TestRoles,
+        run=run.id, variables={}, made=run.images.made,
+    )  # fmt: skip
     with _removed(environment):
         service = environment.roles.database.service
         application = run.settings.application
@@ -278,7 +279,7 @@ def application(run: Run, rounds: int) -> Iterator[Comparison]:
     """Compare the lag for the application, started with its front end, asked through it."""
     environment = WaitedRelease(
         run.tools, "overhead-release", "release.yaml", ReleaseRoles,
-        run=run.id, variables={"REVISION": run.source.revision},
+        run=run.id, variables={"REVISION": run.source.revision}, made=run.images.made,
     )  # fmt: skip
     with _removed(environment):
         environment.start_database()
