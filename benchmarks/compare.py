@@ -619,9 +619,12 @@ def plots(results: Results, folder: Path) -> None:
         _save(figure, folder / "compare.png")
     kinds = list(dict.fromkeys(row["what"] for row in results.scale))
     if kinds:
-        figure, axes = pyplot.subplots(1, len(kinds), figsize=(4 * len(kinds), 3.4), squeeze=False)
+        figure, axes = pyplot.subplots(
+            1, len(kinds), figsize=(4.4 * len(kinds), 4.2), squeeze=False
+        )
         for axis, kind in zip(axes[0], kinds, strict=True):
-            axis.set_title(kind.split(",")[0].replace("`", ""), loc="left", fontsize=9)
+            title = kind.split(":")[0].split(" (")[0].replace("`", "")
+            axis.set_title(title, loc="left", fontsize=8)
             _draw_growth(axis, [r["figures"] for r in results.scale if r["what"] == kind])
         _save(figure, folder / "scale.png")
 
@@ -648,12 +651,19 @@ def _draw_growth(axis: Any, rows: list[dict[str, float]]) -> None:
     size, *figures = rows[0]
     for name in figures:
         axis.plot([row[size] for row in rows], [row[name] for row in rows], "o-", label=name)
+        for row in rows:
+            axis.annotate(
+                f"{row[name]:.3g}", (row[size], row[name]), (0, 4),
+                textcoords="offset points", ha="center", fontsize=7,
+            )  # fmt: skip
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xticks([row[size] for row in rows], [f"{row[size]:g}" for row in rows])
     axis.minorticks_off()
+    axis.set_yticks([])
     axis.set_xlabel(size)
-    axis.legend(fontsize=7)
+    axis.margins(x=0.08, y=0.1)
+    axis.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncol=2)
     axis.spines[["top", "right"]].set_visible(False)
 
 
