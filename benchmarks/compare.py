@@ -187,8 +187,11 @@ class Arena:
         self.bases += 1
         name = f"seatrial-benchmark/base:{os.getpid()}-{self.bases}"
         recipe = f"FROM {self.base_image}\nRUN echo {time.time_ns()} >/etc/benchmark\n"
-        argv = ["docker", "build", "--quiet", "--label", f"{LABEL}={os.getpid()}", "--tag", name]
-        subprocess.run([*argv, "-"], input=recipe, text=True, check=True, capture_output=True)
+        # From a folder: of a recipe on its standard input buildx leaves a copy in /tmp.
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "Dockerfile").write_text(recipe, encoding="utf-8")
+            _output("docker", "build", "--quiet", "--label", f"{LABEL}={os.getpid()}",
+                    "--tag", name, folder)  # fmt: skip
         contender.base_image, contender.usual_base = name, False
 
     def usual_base(self) -> None:
