@@ -9,9 +9,9 @@ sys.modules.pop(__name__, None)
 # Invoke has Python keep no bytecode unless told to (--write-pyc); compiling ours each time takes
 # half as long as all else that happens before the first stage. Who told Python itself is obeyed.
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
-# Python searches for circles of objects nobody holds each time it has made a few hundred, which is a
-# tenth of the loading of modules that all stay; rarely is enough for a process that ends soon. As
-# it ends Python searches once more, for longer than it takes to list the tasks, and for nothing.
+# Python searches for circles of objects that nobody holds each time it has made a few hundred, a
+# tenth of the time in which modules are loaded that all stay: rarely is enough for a process that
+# ends soon. As it ends Python searches once more, for longer than it takes to list the tasks.
 gc.set_threshold(100_000)
 atexit.register(gc.freeze)
 
