@@ -148,7 +148,12 @@ def test_dry_run_changes_nothing(from_nothing: CheckoutUnderTest) -> None:
     before = state()
     dry = from_nothing.passes("--dry", "release.acceptance")
     assert state() == before
-    for words in ("docker buildx bake", "docker compose", "remove all containers"):
+    for words in (
+        "docker buildx bake",
+        "create --no-build --pull never",
+        "start app, nginx",
+        "remove all containers",
+    ):
         assert words in dry.out
     assert "started" not in dry.err
 
